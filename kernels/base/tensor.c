@@ -1,0 +1,117 @@
+/* tensor.c -- views; no arithmetic on elements happens here. */
+#include "kernels/base/tensor.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+size_t dtype_bytes(DType t) {
+    static const size_t bytes[] = {[DT_F32] = 4, [DT_F64] = 8, [DT_BF16] = 2, [DT_F16] = 2, [DT_I32] = 4};
+    return bytes[t];
+}
+
+const char *dtype_name(DType t) {
+    static const char *const name[] = {
+        [DT_F32] = "f32", [DT_F64] = "f64", [DT_BF16] = "bf16", [DT_F16] = "f16", [DT_I32] = "i32"};
+    return name[t];
+}
+
+int64_t tensor_count(Tensor t) {
+    if (!t.data) return 0;
+    int64_t n = 1;
+    for (int32_t i = 0; i < t.ndim; i++) n *= t.dim[i];
+    return n;
+}
+
+size_t tensor_bytes(Tensor t) {
+    return (size_t)tensor_count(t) * dtype_bytes(t.dtype);
+}
+
+static Tensor shaped(void *data, DType type, int32_t ndim, va_list dims) {
+    assert(ndim >= 0 && ndim <= TENSOR_DIMS);
+    Tensor t = {.data = data, .dtype = type, .ndim = ndim};
+    for (int32_t i = 0; i < ndim; i++) t.dim[i] = va_arg(dims, int64_t);
+    return t;
+}
+
+Tensor tensor_of(void *data, DType type, int32_t ndim, ...) {
+    va_list dims;
+    va_start(dims, ndim);
+    Tensor t = shaped(data, type, ndim, dims);
+    va_end(dims);
+    return t;
+}
+
+Status tensor_take(Tensor *out, Arena *a, DType type, int32_t ndim, ...) {
+    va_list dims;
+    va_start(dims, ndim);
+    Tensor t = shaped(out, type, ndim, dims); /* any address: only the count is used */
+    va_end(dims);
+    t.data = arena_take(a, tensor_bytes(t));
+    char shape[96];
+    tensor_print(t, shape, sizeof shape);
+    NEED(t.data, ST_NOMEM, "a %s does not fit: %zu of %zu bytes are taken", shape, a->used, a->size);
+    *out = t;
+    return ST_OK;
+}
+
+Tensor tensor_rows(Tensor t, int64_t first, int64_t count) {
+    assert(t.ndim >= 1 && first >= 0 && count >= 0 && first + count <= t.dim[0]);
+    int64_t row = 1;
+    for (int32_t i = 1; i < t.ndim; i++) row *= t.dim[i];
+    if (t.data) t.data = (char *)t.data + (size_t)(first * row) * dtype_bytes(t.dtype);
+    t.dim[0] = count;
+    return t;
+}
+
+Tensor tensor_at(Tensor t, int64_t i) {
+    t = tensor_rows(t, i, 1);
+    for (int32_t d = 0; d + 1 < t.ndim; d++) t.dim[d] = t.dim[d + 1];
+    t.dim[--t.ndim] = 0;
+    return t;
+}
+
+Tensor tensor_shape(Tensor t, int32_t ndim, ...) {
+    va_list dims;
+    va_start(dims, ndim);
+    Tensor r = shaped(t.data, t.dtype, ndim, dims);
+    va_end(dims);
+    assert(tensor_count(r) == tensor_count(t));
+    return r;
+}
+
+bool tensor_is(Tensor t, DType type, int32_t ndim, ...) {
+    if (!t.data || t.dtype != type || t.ndim != ndim) return false;
+    va_list dims;
+    va_start(dims, ndim);
+    bool same = true;
+    for (int32_t i = 0; i < ndim; i++) {
+        int64_t want = va_arg(dims, int64_t);
+        same = same && (want < 0 || want == t.dim[i]);
+    }
+    va_end(dims);
+    return same;
+}
+
+void tensor_print(Tensor t, char *buf, size_t cap) {
+    if (!t.data) {
+        snprintf(buf, cap, "absent");
+        return;
+    }
+    size_t used = (size_t)snprintf(buf, cap, "%s[", dtype_name(t.dtype));
+    for (int32_t i = 0; i < t.ndim && used < cap; i++)
+        used += (size_t)snprintf(buf + used, cap - used, i ? ",%lld" : "%lld", (long long)t.dim[i]);
+    if (used < cap) snprintf(buf + used, cap - used, "]");
+}
+
+float f16_to_f32(uint16_t x) {
+    uint32_t sign = (uint32_t)(x & 0x8000u) << 16, exponent = (x >> 10) & 31u, mantissa = x & 1023u;
+    union { uint32_t u; float f; } v;
+    if (exponent == 0) { /* zero and subnormals: mantissa * 2^-24 */
+        v.f = (float)mantissa * 0x1p-24f;
+        v.u |= sign;
+    } else {
+        v.u = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112u) << 23) | mantissa << 13;
+    }
+    return v.f;
+}
