@@ -40,8 +40,10 @@ Status status_prefix(Status st, const char *fmt, ...) {
     va_start(args, fmt);
     int used = vsnprintf(fresh, sizeof fresh, fmt, args);
     va_end(args);
-    if (used < 0) used = 0;
-    if ((size_t)used < sizeof fresh) snprintf(fresh + used, sizeof fresh - (size_t)used, ": %s", message);
+    size_t at = used < 0 ? 0 : (size_t)used < sizeof fresh - 3 ? (size_t)used : sizeof fresh - 3;
+    memcpy(fresh + at, ": ", 2);
+    memcpy(fresh + at + 2, message, sizeof message - at - 2);
+    fresh[sizeof fresh - 1] = '\0';
     memcpy(message, fresh, sizeof message);
     return st;
 }

@@ -2,7 +2,6 @@
 #include "kernels/base/tensor.h"
 
 #include <assert.h>
-#include <stdarg.h>
 #include <stdio.h>
 
 size_t dtype_bytes(DType t) {
@@ -27,29 +26,18 @@ size_t tensor_bytes(Tensor t) {
     return (size_t)tensor_count(t) * dtype_bytes(t.dtype);
 }
 
-static Tensor shaped(void *data, DType type, int32_t ndim, va_list dims) {
+Tensor tensor_view(void *data, DType type, int32_t ndim, const int64_t *dim) {
     assert(ndim >= 0 && ndim <= TENSOR_DIMS);
     Tensor t = {.data = data, .dtype = type, .ndim = ndim};
-    for (int32_t i = 0; i < ndim; i++) t.dim[i] = va_arg(dims, int64_t);
+    for (int32_t i = 0; i < ndim; i++) t.dim[i] = dim[i];
     return t;
 }
 
-Tensor tensor_of(void *data, DType type, int32_t ndim, ...) {
-    va_list dims;
-    va_start(dims, ndim);
-    Tensor t = shaped(data, type, ndim, dims);
-    va_end(dims);
-    return t;
-}
-
-Status tensor_take(Tensor *out, Arena *a, DType type, int32_t ndim, ...) {
-    va_list dims;
-    va_start(dims, ndim);
-    Tensor t = shaped(out, type, ndim, dims); /* any address: only the count is used */
-    va_end(dims);
-    t.data = arena_take(a, tensor_bytes(t));
+Status tensor_place(Tensor *out, Arena *a, DType type, int32_t ndim, const int64_t *dim) {
+    Tensor t = tensor_view(out, type, ndim, dim); /* any address: only the count is used */
     char shape[96];
     tensor_print(t, shape, sizeof shape);
+    t.data = arena_take(a, tensor_bytes(t));
     NEED(t.data, ST_NOMEM, "a %s does not fit: %zu of %zu bytes are taken", shape, a->used, a->size);
     *out = t;
     return ST_OK;
@@ -71,26 +59,17 @@ Tensor tensor_at(Tensor t, int64_t i) {
     return t;
 }
 
-Tensor tensor_shape(Tensor t, int32_t ndim, ...) {
-    va_list dims;
-    va_start(dims, ndim);
-    Tensor r = shaped(t.data, t.dtype, ndim, dims);
-    va_end(dims);
+Tensor tensor_reshape(Tensor t, int32_t ndim, const int64_t *dim) {
+    Tensor r = tensor_view(t.data, t.dtype, ndim, dim);
     assert(tensor_count(r) == tensor_count(t));
     return r;
 }
 
-bool tensor_is(Tensor t, DType type, int32_t ndim, ...) {
+bool tensor_matches(Tensor t, DType type, int32_t ndim, const int64_t *dim) {
     if (!t.data || t.dtype != type || t.ndim != ndim) return false;
-    va_list dims;
-    va_start(dims, ndim);
-    bool same = true;
-    for (int32_t i = 0; i < ndim; i++) {
-        int64_t want = va_arg(dims, int64_t);
-        same = same && (want < 0 || want == t.dim[i]);
-    }
-    va_end(dims);
-    return same;
+    for (int32_t i = 0; i < ndim; i++)
+        if (dim[i] >= 0 && dim[i] != t.dim[i]) return false;
+    return true;
 }
 
 void tensor_print(Tensor t, char *buf, size_t cap) {

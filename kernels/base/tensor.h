@@ -27,15 +27,22 @@ const char *dtype_name(DType t); /* "f32", "f64", "bf16", "f16", "i32" */
 int64_t tensor_count(Tensor t);  /* elements; 1 for ndim 0, 0 for an absent tensor */
 size_t tensor_bytes(Tensor t);
 
-/* A view of `data`; tensor_of(p, DT_F32, 2, rows, width): as many int64_t dims as ndim says. */
-Tensor tensor_of(void *data, DType type, int32_t ndim, ...);
+/* Shapes are written as they are read: tensor_of(p, DT_F32, rows, width). Any integer type will do. */
+#define TENSOR_SHAPE(...) (int32_t)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]){__VA_ARGS__}
+#define tensor_of(data, type, ...) tensor_view((data), (type), TENSOR_SHAPE(__VA_ARGS__))
+#define tensor_take(out, arena, type, ...) tensor_place((out), (arena), (type), TENSOR_SHAPE(__VA_ARGS__))
+#define tensor_shape(t, ...) tensor_reshape((t), TENSOR_SHAPE(__VA_ARGS__))
+#define tensor_is(t, type, ...) tensor_matches((t), (type), TENSOR_SHAPE(__VA_ARGS__))
+
+Tensor tensor_view(void *data, DType type, int32_t ndim, const int64_t *dim);
 /* Takes the memory from an arena. ST_NOMEM when it does not fit. */
-Status tensor_take(Tensor *out, Arena *a, DType type, int32_t ndim, ...);
+Status tensor_place(Tensor *out, Arena *a, DType type, int32_t ndim, const int64_t *dim);
 Tensor tensor_rows(Tensor t, int64_t first, int64_t count); /* t[first .. first+count) of dim 0 */
 Tensor tensor_at(Tensor t, int64_t i);                      /* t[i]: one dimension less */
-Tensor tensor_shape(Tensor t, int32_t ndim, ...);           /* the same elements in another shape; counts must agree */
+/* The same elements in another shape; counts must agree. */
+Tensor tensor_reshape(Tensor t, int32_t ndim, const int64_t *dim);
 /* Whether t is present with this type and shape; -1 matches any size. */
-bool tensor_is(Tensor t, DType type, int32_t ndim, ...);
+bool tensor_matches(Tensor t, DType type, int32_t ndim, const int64_t *dim);
 void tensor_print(Tensor t, char *buf, size_t cap); /* "bf16[4096,8,128]", "absent" */
 
 /* bf16 <-> f32: exact widening, rounding to nearest even (NaN stays NaN). */
