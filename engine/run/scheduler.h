@@ -7,14 +7,8 @@
 #ifndef ENGINE_RUN_SCHEDULER_H
 #define ENGINE_RUN_SCHEDULER_H
 
+#include "engine/run/sampler.h"
 #include "engine/transformer/transformer.h"
-
-typedef struct Sampling {
-    float temperature;  /* 0: the best token */
-    int32_t top_k;      /* 0: all */
-    float top_p, min_p; /* 1 and 0 switch them off */
-    uint64_t seed;      /* the draw of token n depends on (seed, n) only, never on what else is in the batch */
-} Sampling;
 
 typedef enum Finish { RUNNING, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_FAILED } Finish;
 
@@ -31,7 +25,7 @@ typedef struct Request {
     int32_t prefixes;
     const int32_t *token;        /* [n] prompt behind them, copied; n >= 1 */
     int32_t n;
-    int32_t pos;                 /* position of the first token; -1: prefix_start() */
+    int32_t pos;                 /* position of the first token, not below prefix_start(); -1: prefix_start() */
     int32_t new_max;             /* >= 1 */
     int32_t topk;                /* log-probabilities wanted per new token */
     Sampling sampling;
@@ -42,7 +36,7 @@ typedef struct Request {
 } Request;
 
 typedef struct SchedulerLimits {
-    int32_t rows;  /* of one pass */
+    int32_t rows;  /* of one pass, at least seqs */
     int32_t seqs;  /* running at once */
     int32_t queue; /* waiting at most */
     int32_t topk;  /* largest */
@@ -54,10 +48,16 @@ Status scheduler_open(Scheduler **out, const Model *m, PagePool *pool, const Sch
 void scheduler_close(Scheduler *s); /* drops whatever still runs, without deliveries */
 /* ST_FULL: the queue is full; ST_ARG: can never run (prompt plus new_max beyond context or pool: the numbers). */
 Status scheduler_submit(Scheduler *s, const Request *r, uint64_t *ticket);
-void scheduler_cancel(Scheduler *s, uint64_t ticket); /* delivers FINISH_CANCELLED, queued or running; unknown: nothing */
-Status scheduler_step(Scheduler *s, int32_t *active); /* one pass; *active: requests left, queued ones included */
+/* Queued or running: the next step delivers FINISH_CANCELLED and nothing else comes; unknown or done: nothing. */
+void scheduler_cancel(Scheduler *s, uint64_t ticket);
+/* One pass; *active: requests left, queued ones included. ST_FULL: nothing runs, and what others hold leaves too few
+ * pages for the request at the head of the queue; it stays there. When the pass itself fails, everything that ran is
+ * delivered FINISH_FAILED and the queue is kept. */
+Status scheduler_step(Scheduler *s, int32_t *active);
 
-/* The scheduler's own batch, activations and stream, for a capture between two steps. */
+SchedulerLimits scheduler_limits(const Scheduler *s);
+/* The scheduler's own batch, activations (limits.seqs rows of logits at a time) and stream, for a capture or a
+ * forward pass of one's own between two steps. */
 struct CaptureTools;
 void scheduler_capture_tools(Scheduler *s, struct CaptureTools *out);
 
