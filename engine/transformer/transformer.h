@@ -23,8 +23,9 @@ typedef struct LayerActs {
 
 typedef struct ActsLimits {
     int32_t rows;    /* T */
-    int32_t logits;  /* rows of logits at a time: wanted rows when serving, the chunk of the loss when training */
-    int32_t wanted;  /* supervised rows of a batch, training only */
+    int32_t logits;  /* rows of logits at a time: those wanted when serving, the chunk of the loss when training */
+    int32_t candidates; /* teacher candidates per supervised row at most, training only */
+    int32_t seqs;    /* sequences of a batch, training only: they bound the pages of own gradients */
     bool training;
     DType act;       /* ops->act, or DT_F64 with ops_ref for finite differences */
 } ActsLimits;

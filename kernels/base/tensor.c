@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <stdio.h>
+#include <string.h>
 
 size_t dtype_bytes(DType t) {
     static const size_t bytes[] = {[DT_F32] = 4, [DT_F64] = 8, [DT_BF16] = 2, [DT_F16] = 2, [DT_I32] = 4};
@@ -93,4 +94,29 @@ float f16_to_f32(uint16_t x) {
         v.u = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112u) << 23) | mantissa << 13;
     }
     return v.f;
+}
+
+static double element(Tensor t, int64_t i) {
+    switch (t.dtype) {
+    case DT_F32: return ((const float *)t.data)[i];
+    case DT_F64: return ((const double *)t.data)[i];
+    case DT_BF16: return bf16_to_f32(((const uint16_t *)t.data)[i]);
+    case DT_F16: return f16_to_f32(((const uint16_t *)t.data)[i]);
+    default: return ((const int32_t *)t.data)[i];
+    }
+}
+
+void tensor_convert(Tensor to, int64_t i, Tensor from, int64_t j, int64_t n) {
+    size_t bytes = dtype_bytes(to.dtype);
+    if (to.dtype == from.dtype) {
+        memmove((char *)to.data + (size_t)i * bytes, (const char *)from.data + (size_t)j * bytes, (size_t)n * bytes);
+        return;
+    }
+    assert(to.dtype == DT_F32 || to.dtype == DT_F64 || to.dtype == DT_BF16);
+    for (int64_t e = 0; e < n; e++) {
+        double v = element(from, j + e);
+        if (to.dtype == DT_F32) ((float *)to.data)[i + e] = (float)v;
+        else if (to.dtype == DT_F64) ((double *)to.data)[i + e] = v;
+        else ((uint16_t *)to.data)[i + e] = f32_to_bf16((float)v);
+    }
 }

@@ -43,6 +43,8 @@ Tensor tensor_at(Tensor t, int64_t i);                      /* t[i]: one dimensi
 Tensor tensor_reshape(Tensor t, int32_t ndim, const int64_t *dim);
 /* Whether t is present with this type and shape; -1 matches any size. */
 bool tensor_matches(Tensor t, DType type, int32_t ndim, const int64_t *dim);
+/* to[i .. i+n) = from[j .. j+n), host memory, between any two float types; rounded once. */
+void tensor_convert(Tensor to, int64_t i, Tensor from, int64_t j, int64_t n);
 void tensor_print(Tensor t, char *buf, size_t cap); /* "bf16[4096,8,128]", "absent" */
 
 /* bf16 <-> f32: exact widening, rounding to nearest even (NaN stays NaN). */

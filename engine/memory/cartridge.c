@@ -1,0 +1,295 @@
+/* cartridge.c -- the file: its metadata as one JSON object, its rows as tensors, and the checks between it and a model.
+ *
+ * One table names every field of CartridgeInfo once; writing, reading, copying and freeing all walk it, so a field
+ * cannot be forgotten in one of them. */
+#include "engine/memory/cartridge.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/base/json.h"
+
+typedef enum FieldType { FIELD_I32, FIELD_I64, FIELD_U64, FIELD_DOUBLE, FIELD_TEXT } FieldType;
+typedef struct Field { const char *name; FieldType type; size_t at; } Field;
+
+#define FIELD(name, type) {#name, type, offsetof(CartridgeInfo, name)}
+static const Field fields[] = {
+    FIELD(version, FIELD_I32),      FIELD(layers, FIELD_I32),          FIELD(kv_heads, FIELD_I32),
+    FIELD(head_dim, FIELD_I32),     FIELD(rows, FIELD_I32),            FIELD(frozen, FIELD_I32),
+    FIELD(pos_first, FIELD_I32),    FIELD(pos_end, FIELD_I32),         FIELD(model, FIELD_TEXT),
+    FIELD(tokenizer, FIELD_TEXT),   FIELD(template_family, FIELD_TEXT), FIELD(rope_theta, FIELD_DOUBLE),
+    FIELD(rope_factor, FIELD_DOUBLE), FIELD(name, FIELD_TEXT),         FIELD(note, FIELD_TEXT),
+    FIELD(corpus, FIELD_TEXT),      FIELD(corpus_tokens, FIELD_I64),   FIELD(init, FIELD_TEXT),
+    FIELD(steps, FIELD_I64),        FIELD(conversations, FIELD_I64),   FIELD(supervised_tokens, FIELD_I64),
+    FIELD(learning_rate, FIELD_DOUBLE), FIELD(loss_first, FIELD_DOUBLE), FIELD(loss_last, FIELD_DOUBLE),
+    FIELD(kl_heldout, FIELD_DOUBLE), FIELD(seed, FIELD_U64),
+};
+enum { FIELDS = sizeof fields / sizeof fields[0] };
+
+static void *field_of(const CartridgeInfo *info, const Field *f) {
+    return (char *)(uintptr_t)info + f->at;
+}
+
+void cartridge_info_close(CartridgeInfo *info) {
+    for (int i = 0; i < FIELDS; i++)
+        if (fields[i].type == FIELD_TEXT) free(*(char **)field_of(info, &fields[i]));
+    *info = (CartridgeInfo){0};
+}
+
+Status cartridge_info_copy(CartridgeInfo *to, const CartridgeInfo *from) {
+    CartridgeInfo copy = *from;
+    bool short_of_memory = false;
+    for (int i = 0; i < FIELDS; i++) {
+        char **text = field_of(&copy, &fields[i]);
+        if (fields[i].type != FIELD_TEXT || !*text) continue;
+        *text = strdup(*text);
+        short_of_memory |= !*text;
+    }
+    if (short_of_memory) {
+        cartridge_info_close(&copy);
+        FAIL(ST_NOMEM, "no memory for the description of a cartridge");
+    }
+    *to = copy;
+    return ST_OK;
+}
+
+/* ---- metadata ---- */
+
+static void write_field(cJSON *o, const CartridgeInfo *info, const Field *f) {
+    void *at = field_of(info, f);
+    char text[24];
+    switch (f->type) {
+    case FIELD_I32: cJSON_AddNumberToObject(o, f->name, *(int32_t *)at); break;
+    case FIELD_I64: cJSON_AddNumberToObject(o, f->name, (double)*(int64_t *)at); break;
+    case FIELD_U64: /* beyond 2^53 a JSON number is not exact */
+        snprintf(text, sizeof text, "%" PRIu64, *(uint64_t *)at);
+        cJSON_AddStringToObject(o, f->name, text);
+        break;
+    case FIELD_DOUBLE:
+        if (isfinite(*(double *)at)) cJSON_AddNumberToObject(o, f->name, *(double *)at);
+        else cJSON_AddNullToObject(o, f->name);
+        break;
+    case FIELD_TEXT:
+        if (*(char **)at) cJSON_AddStringToObject(o, f->name, *(char **)at);
+        break;
+    }
+}
+
+static Status info_json(const CartridgeInfo *info, char **out) {
+    cJSON *o = cJSON_CreateObject();
+    for (int i = 0; o && i < FIELDS; i++) write_field(o, info, &fields[i]);
+    *out = o ? cJSON_PrintUnformatted(o) : NULL;
+    cJSON_Delete(o);
+    NEED(*out, ST_NOMEM, "no memory for the metadata of a cartridge");
+    return ST_OK;
+}
+
+static Status read_text(char **to, const cJSON *o, const char *name, const char *path) {
+    if (!cJSON_HasObjectItem(o, name)) return ST_OK;
+    const char *text;
+    TRY(json_string(o, name, &text, path));
+    *to = strdup(text);
+    NEED(*to, ST_NOMEM, "%s: no memory for \"%s\"", path, name);
+    return ST_OK;
+}
+
+static Status read_u64(uint64_t *to, const cJSON *o, const char *name, const char *path) {
+    const char *text;
+    TRY(json_string(o, name, &text, path));
+    char *end;
+    *to = strtoull(text, &end, 10);
+    NEED(*text >= '0' && *text <= '9' && !*end, ST_FORMAT, "%s: \"%s\" is \"%s\", not a whole number", path, name, text);
+    return ST_OK;
+}
+
+static Status read_field(CartridgeInfo *info, const cJSON *o, const Field *f, const char *path) {
+    void *at = field_of(info, f);
+    int64_t v = 0;
+    switch (f->type) {
+    case FIELD_I32:
+        TRY(json_integer(o, f->name, 0, INT32_MAX, &v, path));
+        *(int32_t *)at = (int32_t)v;
+        return ST_OK;
+    case FIELD_I64: return json_integer(o, f->name, 0, INT64_MAX, at, path);
+    case FIELD_U64: return read_u64(at, o, f->name, path);
+    case FIELD_DOUBLE: *(double *)at = NAN; return json_number_or(o, f->name, at, path);
+    case FIELD_TEXT: return read_text(at, o, f->name, path);
+    }
+    return ST_OK;
+}
+
+static Status parse_info(CartridgeInfo *info, const char *text, const char *path) {
+    *info = (CartridgeInfo){0};
+    cJSON *o;
+    TRY(json_parse(&o, text, strlen(text), path));
+    Status st = ST_OK;
+    int64_t version = 0;
+    TRY_TO(done, json_integer(o, "version", 0, INT32_MAX, &version, path));
+    NEED_TO(done, version == CARTRIDGE_VERSION, ST_UNSUPPORTED, "%s: cartridge format %lld, this program reads %d", path,
+            (long long)version, CARTRIDGE_VERSION);
+    for (int i = 0; i < FIELDS; i++) TRY_TO(done, read_field(info, o, &fields[i], path));
+    NEED_TO(done, info->rows >= 1 && info->layers >= 1 && info->frozen <= info->rows && info->pos_end > info->pos_first,
+            ST_FORMAT, "%s: %d rows, %d frozen, %d layers, positions %d to %d make no cartridge", path, info->rows,
+            info->frozen, info->layers, info->pos_first, info->pos_end);
+done:
+    cJSON_Delete(o);
+    if (st) cartridge_info_close(info);
+    return st;
+}
+
+static Status open_sealed(SafeFile **f, CartridgeInfo *info, const char *path) {
+    Status st = ST_OK;
+    TRY(safe_open(f, path));
+    const char *meta = safe_meta(*f, "cartridge");
+    NEED_TO(failed, meta, ST_FORMAT, "%s: is a safetensors file, but not a cartridge", path);
+    TRY_TO(failed, safe_verify(*f));
+    TRY_TO(failed, parse_info(info, meta, path));
+    return ST_OK;
+failed:
+    safe_close(*f);
+    *f = NULL;
+    return st;
+}
+
+Status cartridge_info_read(CartridgeInfo *out, const char *path) {
+    SafeFile *f;
+    TRY(open_sealed(&f, out, path));
+    safe_close(f);
+    return ST_OK;
+}
+
+/* ---- does it fit? ---- */
+
+static Status same_number(const char *what, double file, double model) {
+    NEED(file == model, ST_MISMATCH, "made for another model: %s is %g in the cartridge, %g in the model", what, file, model);
+    return ST_OK;
+}
+
+static Status same_text(const char *what, const char *file, const char *have) {
+    if (!have) return ST_OK;
+    NEED(file && !strcmp(file, have), ST_MISMATCH, "made for another model: %s is %.12s in the cartridge, %.12s here", what,
+         file ? file : "not stated", have);
+    return ST_OK;
+}
+
+Status cartridge_fits(const CartridgeInfo *info, const Model *m, const char *tokenizer, const char *template_family) {
+    TRY(same_number("layers", info->layers, m->cfg.layers));
+    TRY(same_number("kv_heads", info->kv_heads, m->cfg.kv_heads));
+    TRY(same_number("head_dim", info->head_dim, m->cfg.head_dim));
+    TRY(same_number("rope_theta", info->rope_theta, m->cfg.rope_theta));
+    TRY(same_number("rope_factor", info->rope_factor, m->cfg.rope_factor));
+    TRY(same_text("model", info->model, m->fingerprint));
+    TRY(same_text("tokenizer", info->tokenizer, tokenizer));
+    return same_text("template", info->template_family, template_family);
+}
+
+/* ---- open, save ---- */
+
+Status cartridge_new(Cartridge **out, const CartridgeInfo *info, Prefix *prefix) {
+    *out = NULL;
+    Cartridge *c = calloc(1, sizeof *c);
+    NEED(c, ST_NOMEM, "no memory for a cartridge");
+    Status st = cartridge_info_copy(&c->info, info);
+    if (st) {
+        free(c);
+        return st;
+    }
+    c->prefix = prefix_hold(prefix);
+    *out = c;
+    return ST_OK;
+}
+
+void cartridge_close(Cartridge *c) {
+    if (!c) return;
+    prefix_drop(c->prefix);
+    cartridge_info_close(&c->info);
+    free(c);
+}
+
+static void layer_names(char key[32], char value[32], int32_t layer) {
+    snprintf(key, 32, "layer.%d.key", layer);
+    snprintf(value, 32, "layer.%d.value", layer);
+}
+
+static Status load_rows(Prefix *p, Stream *s, const SafeFile *f, const CartridgeInfo *info, const char *path) {
+    for (int32_t l = 0; l < info->layers; l++) {
+        char kn[32], vn[32];
+        Tensor key, value;
+        layer_names(kn, vn, l);
+        TRY(safe_find(f, kn, &key));
+        TRY(safe_find(f, vn, &value));
+        NEED(tensor_is(key, DT_BF16, info->kv_heads, info->rows, info->head_dim) &&
+                 tensor_is(value, DT_BF16, info->kv_heads, info->rows, info->head_dim),
+             ST_FORMAT, "%s: %s or %s is not bf16[%d,%d,%d]", path, kn, vn, info->kv_heads, info->rows, info->head_dim);
+        TRY(prefix_write(p, s, l, key, value));
+    }
+    return ST_OK;
+}
+
+Status cartridge_open(Cartridge **out, const char *path, const Model *m, const char *tokenizer,
+                      const char *template_family, PagePool *pool, Stream *s) {
+    *out = NULL;
+    Status st = ST_OK;
+    SafeFile *f = NULL;
+    Prefix *p = NULL;
+    CartridgeInfo info = {0};
+    TRY(open_sealed(&f, &info, path));
+    st = cartridge_fits(&info, m, tokenizer, template_family);
+    if (st) TRY_TO(done, status_prefix(st, "%s", path));
+    TRY_TO(done, prefix_new(&p, pool, info.rows, info.pos_first));
+    p->pos_end = info.pos_end;
+    p->identity = safe_digest(f);
+    TRY_TO(done, load_rows(p, s, f, &info, path));
+    TRY_TO(done, cartridge_new(out, &info, p));
+done:
+    prefix_drop(p);
+    cartridge_info_close(&info);
+    safe_close(f);
+    return st;
+}
+
+/* All rows on the host: [2L][G,P,D] bf16, keys and values of a layer side by side. */
+static Status read_rows(const Cartridge *c, Stream *s, Tensor all) {
+    for (int32_t l = 0; l < c->info.layers; l++)
+        TRY(prefix_read(c->prefix, s, l, tensor_at(all, 2 * l), tensor_at(all, 2 * l + 1)));
+    return ST_OK;
+}
+
+static Status write_file(const CartridgeInfo *info, Tensor all, const char *path) {
+    Status st = ST_OK;
+    char *json = NULL;
+    SafeEntry *entry = calloc((size_t)info->layers * 2, sizeof *entry);
+    char(*name)[32] = calloc((size_t)info->layers * 2, sizeof *name);
+    NEED_TO(done, entry && name, ST_NOMEM, "%s: no memory for the list of %d layers", path, info->layers);
+    TRY_TO(done, info_json(info, &json));
+    for (int32_t l = 0; l < info->layers; l++) {
+        layer_names(name[2 * l], name[2 * l + 1], l);
+        entry[2 * l] = (SafeEntry){name[2 * l], tensor_at(all, 2 * l)};
+        entry[2 * l + 1] = (SafeEntry){name[2 * l + 1], tensor_at(all, 2 * l + 1)};
+    }
+    TRY_TO(done, safe_write(path, entry, info->layers * 2, &(SafeMeta){"cartridge", json}, 1, true));
+done:
+    free(json);
+    free(name);
+    free(entry);
+    return st;
+}
+
+Status cartridge_save(const Cartridge *c, Stream *s, const char *path) {
+    CartridgeInfo info = c->info;
+    info.version = CARTRIDGE_VERSION;
+    info.rows = prefix_visible(c->prefix);
+    info.pos_first = c->prefix->pos_first;
+    info.pos_end = c->prefix->pos_end;
+    Tensor all = tensor_of(&info, DT_BF16, info.layers * 2, info.kv_heads, info.rows, info.head_dim);
+    all.data = malloc(tensor_bytes(all));
+    NEED(all.data, ST_NOMEM, "%s: no memory for its rows", path);
+    Status st = read_rows(c, s, all);
+    if (!st) st = write_file(&info, all, path);
+    free(all.data);
+    return st;
+}
