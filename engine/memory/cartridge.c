@@ -59,6 +59,13 @@ Status cartridge_info_copy(CartridgeInfo *to, const CartridgeInfo *from) {
 
 /* ---- metadata ---- */
 
+/* All 17 digits: cJSON stops at 15 when that is close enough, and then the number read is not the one written. */
+static void add_double(cJSON *o, const char *name, double v) {
+    char text[32];
+    snprintf(text, sizeof text, "%.17g", v);
+    cJSON_AddRawToObject(o, name, text);
+}
+
 static void write_field(cJSON *o, const CartridgeInfo *info, const Field *f) {
     void *at = field_of(info, f);
     char text[24];
@@ -70,7 +77,7 @@ static void write_field(cJSON *o, const CartridgeInfo *info, const Field *f) {
         cJSON_AddStringToObject(o, f->name, text);
         break;
     case FIELD_DOUBLE:
-        if (isfinite(*(double *)at)) cJSON_AddNumberToObject(o, f->name, *(double *)at);
+        if (isfinite(*(double *)at)) add_double(o, f->name, *(double *)at);
         else cJSON_AddNullToObject(o, f->name);
         break;
     case FIELD_TEXT:
@@ -132,8 +139,9 @@ static Status parse_info(CartridgeInfo *info, const char *text, const char *path
     NEED_TO(done, version == CARTRIDGE_VERSION, ST_UNSUPPORTED, "%s: cartridge format %lld, this program reads %d", path,
             (long long)version, CARTRIDGE_VERSION);
     for (int i = 0; i < FIELDS; i++) TRY_TO(done, read_field(info, o, &fields[i], path));
-    NEED_TO(done, info->rows >= 1 && info->layers >= 1 && info->frozen <= info->rows && info->pos_end > info->pos_first,
-            ST_FORMAT, "%s: %d rows, %d frozen, %d layers, positions %d to %d make no cartridge", path, info->rows,
+    bool whole = info->rows >= 1 && info->layers >= 1 && info->frozen <= info->rows;
+    NEED_TO(done, whole && info->pos_end > info->pos_first && info->pos_first <= INT32_MAX - info->rows, ST_FORMAT,
+            "%s: %d rows, %d frozen, %d layers, positions %d to %d make no cartridge", path, info->rows,
             info->frozen, info->layers, info->pos_first, info->pos_end);
 done:
     cJSON_Delete(o);
@@ -165,7 +173,8 @@ Status cartridge_info_read(CartridgeInfo *out, const char *path) {
 /* ---- does it fit? ---- */
 
 static Status same_number(const char *what, double file, double model) {
-    NEED(file == model, ST_MISMATCH, "made for another model: %s is %g in the cartridge, %g in the model", what, file, model);
+    NEED(file == model, ST_MISMATCH, "made for another model: %s is %.17g in the cartridge, %.17g in the model", what, file,
+         model);
     return ST_OK;
 }
 

@@ -51,6 +51,12 @@ Status prefix_of_pages(Prefix **out, PagePool *pool, const int32_t *page, int32_
     return ST_OK;
 }
 
+/* Of a part: its parent and its rows, so that caches keep parts of one prefix apart. */
+static Digest part_identity(const Prefix *p, int32_t first, int32_t count) {
+    struct { Digest parent; int32_t first, count; } of = {p->identity, first, count};
+    return sha256_of(&of, sizeof of);
+}
+
 Status prefix_part(Prefix **out, const Prefix *p, int32_t first, int32_t count) {
     *out = NULL;
     NEED(first >= 0 && count >= 1 && first + count <= prefix_visible(p), ST_ARG, "rows %d to %d of a prefix of %d rows",
@@ -59,6 +65,7 @@ Status prefix_part(Prefix **out, const Prefix *p, int32_t first, int32_t count) 
     Prefix *part;
     TRY(prefix_alloc(&part, p->pool, from + count, p->pos_first + first, p->pos_first + first + count));
     part->from = from;
+    part->identity = part_identity(p, first, count);
     memcpy(part->page, p->page + page, sizeof *part->page * (size_t)part->pages);
     pool_hold(p->pool, part->page, part->pages);
     *out = part;

@@ -17,7 +17,8 @@ typedef struct Prefix {
     int32_t rows;         /* P */
     int32_t from;         /* rows left out at the front, 0 unless a duplicate sink is skipped */
     int32_t pos_first, pos_end; /* the position of its first row; the one after its last */
-    Digest identity;      /* of a capture: model, ordered parents, first position, tokens; of a cartridge: its file */
+    Digest identity;      /* of a capture: model, ordered parents, first position, tokens; of a cartridge: its file;
+                           * of a part: its parent and its rows */
     int32_t holders;      /* prefix_hold / prefix_drop; freed at 0 */
 } Prefix;
 
