@@ -25,12 +25,13 @@ typedef struct Batch {
     BatchLimits max;
     int32_t T, S, segments, entries;
     int32_t *token, *pos, *slot; /* [T] host */
+    int32_t *grad_slot;          /* [T] the same place in the pages of own gradients; training only */
     int32_t *row, *seg;          /* [S+1] host */
     Segment *segment;            /* host */
     int32_t *page;               /* [entries] host */
     int32_t *own_grad, *learned_grad; /* [pages in the pool] host; NULL unless opened for training */
     int32_t own_grads;           /* gradient pages of own tokens handed out so far */
-    Tensor d_token, d_pos, d_slot; /* [T] i32 on the device, after batch_upload */
+    Tensor d_token, d_pos, d_slot, d_grad_slot; /* [T] i32 on the device, after batch_upload */
     AttnPlan *plan;              /* owned */
     PagePool *pool;              /* borrowed */
     const Ops *ops;
