@@ -8,14 +8,12 @@
 #ifndef ENGINE_LEARN_EVALUATE_H
 #define ENGINE_LEARN_EVALUATE_H
 
+#include "engine/learn/questions.h"
 #include "engine/learn/watch.h"
 #include "engine/run/scheduler.h"
 #include "engine/text/chat.h"
 
-typedef struct Question { char *question, *answer; char **choices, **contains; int32_t n_choices, n_contains; } Question;
-typedef struct QuestionSet { Question *q; int32_t n; } QuestionSet;
-Status questions_load(QuestionSet *out, const char *path); /* ST_FORMAT names the line and the field */
-void questions_close(QuestionSet *s);
+Status questions_load(QuestionSet *out, const char *path); /* every line with an answer; see questions.h */
 
 typedef struct Score { /* one per question */
     double nll;            /* nats, summed */

@@ -64,8 +64,8 @@ static Status open_passes(Scheduler *s) {
     const ModelConfig *c = &s->model->cfg;
     StreamLimits sl = {.rows = l->rows, .width = larger(larger(c->width, c->ffn), c->heads * c->head_dim), .vocab = c->vocab};
     TRY(s->model->ops->stream_open(&s->stream, &sl));
-    /* Keys end within the context; every segment may add a partly filled page. */
-    int32_t entries = pages_for(c->context_max) + l->prefixes + 1;
+    /* Keys end within the context; a prefix may begin and end inside a page, the own tokens end inside one. */
+    int32_t entries = pages_for(c->context_max) + 2 * l->prefixes + 1;
     BatchLimits bl = {l->rows, l->seqs, l->seqs * (l->prefixes + 1), l->seqs * entries};
     TRY(batch_open(&s->batch, s->model, s->pool, &bl, false));
     ActsLimits al = {.rows = l->rows, .logits = l->seqs, .act = s->model->ops->act};
