@@ -216,12 +216,12 @@ static void sampled(World *w, const int32_t *token, uint64_t seed, int32_t other
     Heard noise[8] = {0};
     int32_t other[8][20];
     Request r = request_of(token, 6, out);
-    r.sampling = (Sampling){.temperature = 1, .top_p = 0.95f, .top_k = 50, .min_p = 0.001f, .seed = seed};
+    r.sampling = (Sampling){.temperature = 8, .top_p = 0.95f, .top_k = 50, .min_p = 0.001f, .seed = seed};
     assert_ok(scheduler_submit(w->s, &r, NULL));
     for (int32_t i = 0; i < others; i++) {
         prompt(other[i], 20, w->m->cfg.vocab, 50 + (uint64_t)i);
         Request o = request_of(other[i], 20, &noise[i]);
-        o.sampling = (Sampling){.temperature = 2, .top_p = 1, .seed = (uint64_t)i};
+        o.sampling = (Sampling){.temperature = 0.5f, .top_p = 1, .seed = (uint64_t)i};
         o.topk = i % 2 ? TOPK : 0; /* these move in front of r */
         assert_ok(scheduler_submit(w->s, &o, NULL));
     }
