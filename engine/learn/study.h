@@ -4,7 +4,10 @@
  * cartridge must later reproduce without the chunk. The question becomes the user turn and the answer the assistant
  * turn of a conversation that shows neither chunk nor seed. arXiv:2506.06266; papers.md b.
  *
- * Conversation i is a function of (seed, i): a study can be stopped, resumed and extended. */
+ * Conversation i is a function of (seed, i): a study can be stopped, resumed and extended. Chunks are worked on a few
+ * at a time (a wave), so that many conversations share each pass; a wave is one transaction, and nothing of it depends
+ * on what came before but the list of questions already asked. So a stopped study that continues with the same settings
+ * writes the same rows, bit for bit. */
 #ifndef ENGINE_LEARN_STUDY_H
 #define ENGINE_LEARN_STUDY_H
 
@@ -22,19 +25,22 @@ typedef enum SeedKind {
 const char *seed_kind_name(SeedKind k);
 
 typedef struct StudyOptions {
-    int64_t conversations; /* kept ones wanted; at most 4 times as many are tried */
-    int32_t per_chunk;     /* conversations that share a chunk's capture and one transaction */
+    int64_t conversations; /* kept ones wanted (a few more come: chunks are finished); at most 4 times as many are tried */
+    int32_t per_chunk;     /* conversations that share a chunk's capture */
+    const char *instruction; /* stands before the chunk in the system turn; "" for none. The student never sees it */
     ChunkRule chunk;
     double weight[SEED_KINDS];  /* how often each kind of seed is drawn */
     bool force_openings;        /* FOCUS and QUESTION: the question starts with words such as "Who", "In which year" */
     const char *const *ask;     /* SEED_ASK: user messages for the asker, drawn by conversation number */
     int32_t asks;
-    const char *questions_path; /* JSONL {"question": ...}: questions come from there and nobody asks; NULL */
+    const char *questions_path; /* JSONL {"question": ...}: nobody asks; a chunk gets the questions that share most words
+                                 * with it. Ends without complaint when every question had its chances. NULL */
     int32_t rounds;             /* question and answer turns, 1 or more */
     int32_t question_max, answer_max; /* tokens */
     float question_temperature; /* answers are greedy */
     int32_t topk;               /* candidates asked for per answer token, 20 */
     float mass;                 /* keep the fewest that reach this, 0.99; all of them when none does */
+    bool keep_cut;              /* keep answers that reached answer_max without an end of turn */
     float answer_floor;         /* drop when the mean log-probability of the answer is below; -inf: keep */
     bool drop_unrelated;        /* drop questions that share no content word with the chunk */
     float duplicate_overlap;    /* drop when this share of a question's word pairs occurs in an earlier one; > 1: keep */
@@ -42,7 +48,7 @@ typedef struct StudyOptions {
 } StudyOptions;
 StudyOptions study_defaults(void);
 
-typedef struct StudySums { int64_t kept, tried, tokens; } StudySums;
+typedef struct StudySums { int64_t kept, tried, tokens; } StudySums; /* of the whole dataset; tokens of kept ones */
 
 /* Runs until o->conversations are kept, the tries are used up (ST_ARG tells what was dropped and why) or the watch
  * says stop (ST_STOPPED; whole batches are kept). Continues where the dataset stands. */
