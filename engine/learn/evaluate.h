@@ -21,7 +21,8 @@ typedef struct Score { /* one per question */
     bool contains, exact, choice, has_choice;
     char *answer;          /* generated, owned */
 } Score;
-typedef struct Scores { Score *q; int32_t n; double nll, contains, exact, choice; /* means; nll per token */ } Scores;
+/* Means; nll per token of all answers together. NaN: not measured (nothing generated, no question with choices). */
+typedef struct Scores { Score *q; int32_t n; double nll, contains, exact, choice; } Scores;
 
 typedef struct EvaluateOptions { int32_t answer_max; bool generate; } EvaluateOptions;
 
