@@ -93,7 +93,7 @@ static Status ranking_space(Stream *s, int64_t V, Ranked **out) {
 Status topk_ref(Stream *s, const TopkArgs *a) {
     TRY(topk_check(a));
     int64_t W = a->logits.dim[0], V = a->logits.dim[1], K = a->id.dim[1];
-    Ranked *ranked;
+    Ranked *ranked = NULL;
     TRY(ranking_space(s, V, &ranked));
     for (int64_t w = 0; w < W; w++) {
         double lse = row_lse(a->logits, w * V, V);
@@ -149,7 +149,7 @@ static int32_t sample_row(const SampleArgs *a, int64_t w, Ranked *ranked) {
 Status sample_ref(Stream *s, const SampleArgs *a) {
     TRY(sample_check(a));
     int64_t W = a->logits.dim[0], V = a->logits.dim[1];
-    Ranked *ranked;
+    Ranked *ranked = NULL;
     TRY(ranking_space(s, V, &ranked));
     for (int64_t w = 0; w < W; w++) {
         int32_t id = sample_row(a, w, ranked);
