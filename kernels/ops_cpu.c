@@ -1,0 +1,119 @@
+/* ops_cpu.c -- the table of the fast CPU backend, its streams and its choice of instructions. */
+#include <cblas.h>
+#undef I
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu.h"
+#include "kernels/cpu_vector.h"
+
+Status cpu_f32(const char *op, const char *name, Tensor t) {
+    NEED(!t.data || t.dtype == DT_F32, ST_UNSUPPORTED, "%s: %s is %s; the cpu backend computes in f32 (ref takes the rest)",
+         op, name, dtype_name(t.dtype));
+    return ST_OK;
+}
+
+Status cpu_weights(Stream *stream, const char *op, Tensor w, const float **out) {
+    if (w.dtype == DT_F32) {
+        *out = w.data;
+        return ST_OK;
+    }
+    CpuStream *s = cpu_stream(stream);
+    NEED(w.dim[0] <= s->wide_max, ST_ARG, "%s: %lld weights, the stream was opened for %d", op, (long long)w.dim[0],
+         s->wide_max);
+    cpu_widen(s->wide, w, 0, w.dim[0]);
+    *out = s->wide;
+    return ST_OK;
+}
+
+/* ---- streams ---- */
+
+static int32_t larger(int32_t a, int32_t b) {
+    return a > b ? a : b;
+}
+
+/* Run twice: to count, and to place. */
+static void place(CpuStream *s, Arena *a) {
+    size_t threads = (size_t)s->threads, width = (size_t)s->limits.width;
+    s->wide = arena_take(a, sizeof(float) * (size_t)s->wide_max);
+    s->rows = arena_take(a, sizeof(float) * SKINNY_ROWS * (width + 16));
+    s->panel = arena_take(a, sizeof(float) * threads * PANEL_COLUMNS * PANEL_DEPTH);
+    s->ranked = arena_take(a, sizeof(Ranked) * threads * (size_t)s->limits.vocab);
+}
+
+static Status check_blas(void) {
+#ifdef _OPENMP
+    enum { BUILT_WITH_OPENMP = 2 };
+    NEED(openblas_get_parallel() == BUILT_WITH_OPENMP, ST_UNSUPPORTED,
+         "this OpenBLAS (%s) was not built with OpenMP, and its threads would fight ours; install libopenblas-openmp-dev",
+         openblas_get_config());
+#else
+    openblas_set_num_threads(1);
+#endif
+    return ST_OK;
+}
+
+static Status stream_open_cpu(Stream **out, const StreamLimits *limits) {
+    *out = NULL;
+    TRY(check_blas());
+    CpuStream *s = calloc(1, sizeof *s);
+    NEED(s, ST_NOMEM, "no memory for a stream");
+    s->limits = *limits;
+    s->wide_max = larger(larger(limits->width, limits->vocab), 256); /* the bias of a head is the longest of all */
+    s->threads = cpu_threads(INT32_MAX);
+    Arena count, mem;
+    arena_init(&count, NULL, 0);
+    place(s, &count);
+    Status st = host_mem_open(&s->block, count.used);
+    if (st) {
+        free(s);
+        return st;
+    }
+    arena_init(&mem, s->block, count.used);
+    place(s, &mem);
+    *out = (Stream *)(void *)s;
+    return ST_OK;
+}
+
+static void stream_close_cpu(Stream *stream) {
+    CpuStream *s = cpu_stream(stream);
+    if (!s) return;
+    host_mem_close(s->block);
+    free(s);
+}
+
+/* ---- tables ---- */
+
+#define SHARED                                                                                               \
+    .act = DT_F32, .mem_open = host_mem_open, .mem_close = host_mem_close, .stream_open = stream_open_cpu,   \
+    .stream_close = stream_close_cpu, .plan_open = plan_open_cpu, .plan_close = plan_close_cpu,              \
+    .copy = host_copy, .zero = host_zero, .sync = host_sync, .attn_plan = attn_plan_cpu
+
+#define X(op, args) .op = op##_portable,
+const Ops ops_cpu_portable = {.name = "cpu", SHARED, CPU_OPERATIONS(X)};
+#undef X
+
+#ifdef CARTRIDGE_AVX2
+#define X(op, args) .op = op##_avx2,
+const Ops ops_cpu_avx2 = {.name = "cpu", SHARED, CPU_OPERATIONS(X)};
+#undef X
+
+static const Ops *chosen(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &ops_cpu_avx2 : &ops_cpu_portable;
+}
+#else
+static const Ops *chosen(void) {
+    return &ops_cpu_portable;
+}
+#endif
+
+#define X(op, args)                                                                                          \
+    static Status op##_cpu(Stream *s, const args *a) {                                                       \
+        return chosen()->op(s, a);                                                                           \
+    }
+CPU_OPERATIONS(X)
+#undef X
+
+#define X(op, args) .op = op##_cpu,
+const Ops ops_cpu = {.name = "cpu", SHARED, CPU_OPERATIONS(X)};
+#undef X
