@@ -89,6 +89,9 @@ static Status projections_back(const BackPass *p) {
 Status backward(const Model *m, const Batch *b, Acts *a, KvGrad *g, Stream *s) {
     NEED(a->max.training && b->T == a->T, ST_ARG, "backward of %d rows after a %s pass of %d", b->T,
          a->max.training ? "training" : "serving", a->T);
+    NEED(b->own_grads <= a->dk_own.dim[0], ST_ARG,
+         "backward of a batch with %d own pages, planned for %lld: train sequences whole, not from the middle",
+         b->own_grads, (long long)a->dk_own.dim[0]);
     for (int32_t l = m->cfg.layers - 1; l >= 0; l--) {
         BackPass p = back_pass_of(m, b, a, l, s);
         TRY(feed_forward_back(&p));

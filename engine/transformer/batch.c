@@ -141,7 +141,8 @@ Status batch_add(Batch *b, const Prefix *const *prefix, int32_t prefixes, Sequen
     for (int32_t i = 0; i < prefixes; i++)
         add_segment(b, prefix[i]->page, prefix[i]->pages, prefix[i]->from, prefix_visible(prefix[i]));
     add_segment(b, q->page, own_pages, 0, q->length + n);
-    for (int32_t i = 0; b->own_grad && i < own_pages; i++) b->own_grad[q->page[i]] = b->own_grads++;
+    for (int32_t i = 0; b->own_grad && i < own_pages; i++)
+        if (b->own_grad[q->page[i]] < 0) b->own_grad[q->page[i]] = b->own_grads++; /* not yet, by an earlier piece */
     add_rows(b, q, token, n);
     b->S++;
     b->row[b->S] = b->T;

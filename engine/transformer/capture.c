@@ -9,6 +9,7 @@ Digest capture_identity(const Model *m, const Prefix *const *parent, int32_t par
     if (sha256_open(&h)) return d;
     int32_t start = prefix_start(parent, parents);
     sha256_add(h, m->fingerprint, strlen(m->fingerprint));
+    sha256_add(h, &parents, sizeof parents);
     for (int32_t i = 0; i < parents; i++) sha256_add(h, parent[i]->identity.byte, sizeof parent[i]->identity.byte);
     sha256_add(h, &start, sizeof start);
     sha256_add(h, token, sizeof *token * (size_t)n);

@@ -11,7 +11,7 @@
 typedef struct CaptureTools { const Model *model; PagePool *pool; Batch *batch; Acts *acts; Stream *stream; } CaptureTools;
 
 /* Prefills n tokens behind the parents in pieces that fit the batch, and keeps the keys and values. ST_FULL, ST_ARG
- * (n < 1 or beyond the model's context: both numbers). */
+ * (n < 1), ST_NOSPACE (beyond the model's context: both numbers). */
 Status capture(Prefix **out, const CaptureTools *tools, const Prefix *const *parent, int32_t parents,
                const int32_t *token, int32_t n);
 Digest capture_identity(const Model *m, const Prefix *const *parent, int32_t parents, const int32_t *token, int32_t n);
