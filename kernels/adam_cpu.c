@@ -74,19 +74,6 @@ Status CPU(adam)(Stream *s, const AdamArgs *a) {
     return ST_OK;
 }
 
-/* Sums in double, in the order of memory. */
-static double squares(const float *x, int64_t n) {
-    D8 sum = {0};
-    int64_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        D8 wide = __builtin_convertvector(f8_load(x + i), D8);
-        sum += wide * wide;
-    }
-    double total = ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
-    for (; i < n; i++) total += (double)x[i] * x[i];
-    return total;
-}
-
 Status CPU(squared_norm)(Stream *s, const SquaredNormArgs *a) {
     (void)s;
     TRY(squared_norm_check(a));
@@ -100,7 +87,7 @@ Status CPU(squared_norm)(Stream *s, const SquaredNormArgs *a) {
     for (int64_t i = 0; i < PARTS; i++)
         for (int64_t b = blocks * i / PARTS; b < blocks * (i + 1) / PARTS; b++) {
             int64_t page = b / G % n, rows = to[page] - from[page];
-            if (rows > 0) part[i] += squares(g + (b * KV_PAGE + from[page]) * D, rows * D);
+            if (rows > 0) part[i] += f8_squares(g + (b * KV_PAGE + from[page]) * D, rows * D);
         }
     double sum = 0;
     for (int i = 0; i < PARTS; i++) sum += part[i];

@@ -19,9 +19,10 @@
 typedef struct Ranked { float value; int32_t id; } Ranked;
 
 enum {
-    SKINNY_ROWS = 8,   /* up to here linear reads bf16 weights directly */
-    PANEL_COLUMNS = 192, /* a converted piece of a weight: 576 KiB, within the second-level cache */
-    PANEL_DEPTH = 768,
+    SKINNY_ROWS = 48,    /* up to here linear multiplies without sgemm: bench_ops shows where the two cross */
+    SKINNY_OUTPUTS = 6,  /* of these at a time */
+    PANEL_COLUMNS = 192, /* a converted piece of a weight: 288 KiB, so that what sgemm packs stays in the same cache */
+    PANEL_DEPTH = 384,
 };
 
 typedef struct CpuStream {
@@ -30,6 +31,8 @@ typedef struct CpuStream {
     int32_t wide_max;
     float *wide;       /* [wide_max] a vector of weights as f32 */
     float *rows;       /* [SKINNY_ROWS, width rounded up to 16] inputs of a skinny linear, repacked */
+    float *unpacked;   /* [threads, SKINNY_OUTPUTS, width rounded up to 16]: unpacked_floats each */
+    int64_t unpacked_floats;
     float *panel;      /* [threads, PANEL_COLUMNS * PANEL_DEPTH] */
     Ranked *ranked;    /* [threads, vocab] */
     void *block;       /* owned */

@@ -59,6 +59,10 @@ VECTOR_FN F8 f8_where(I8 mask, F8 yes, F8 no) {
 #endif
 }
 
+VECTOR_FN F8 f8_zero_where(I8 mask, F8 x) {
+    return (F8)(~mask & (I8)x);
+}
+
 /* The larger of each pair; where x is not a number, x. */
 VECTOR_FN F8 f8_max(F8 x, F8 floor) {
 #ifdef __AVX2__
@@ -129,15 +133,15 @@ static inline void cpu_widen(float *to, Tensor from, int64_t first, int64_t n) {
     }
 }
 
-/* e^x, off by less than two units in the last place; 0 and infinity beyond the range, NaN stays. x = n ln 2 + r with
- * |r| <= ln 2 / 2, a polynomial for e^r (Cephes' coefficients), and 2^n in two factors so that no exponent overflows
- * before its time. */
+/* e^x, off by less than two units in the last place; 0 below -87.3 (where results would be denormal), infinity above
+ * 88.4, NaN stays. x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial for e^r (Cephes' coefficients), and 2^n built from
+ * its bits: the number that is added to round n carries the exponent's bias, so that one shift is all it takes. */
 VECTOR_FN F8 f8_exp(F8 x) {
-    x = f8_max(f8_min(x, f8_all(89.0f)), f8_all(-104.0f));
-    const F8 shift = f8_all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
-    F8 shifted = f8_fma(x, f8_all(1.44269504f), shift);
+    const F8 shift = f8_all(12582912.0f + 127); /* 1.5 * 2^23: adding it rounds to a whole number */
+    F8 inside = f8_max(f8_min(x, f8_all(89.0f)), f8_all(-87.3f));
+    F8 shifted = f8_fma(inside, f8_all(1.44269504f), shift);
     F8 n = shifted - shift;
-    F8 r = f8_fma(n, f8_all(-0.693359375f), x);
+    F8 r = f8_fma(n, f8_all(-0.693359375f), inside);
     r = f8_fma(n, f8_all(2.12194440e-4f), r);
     F8 p = f8_all(1.9875691500e-4f);
     p = f8_fma(p, r, f8_all(1.3981999507e-3f));
@@ -146,9 +150,23 @@ VECTOR_FN F8 f8_exp(F8 x) {
     p = f8_fma(p, r, f8_all(1.6666665459e-1f));
     p = f8_fma(p, r, f8_all(5.0000001201e-1f));
     p = f8_fma(p, r * r, r + f8_all(1.0f));
-    I8 whole = (I8)shifted - (I8)shift, half = whole >> 1;
-    F8 low = (F8)((half + 127) << 23), high = (F8)((whole - half + 127) << 23);
-    return p * low * high;
+    F8 power = (F8)((I8)shifted << 23);
+    return f8_zero_where(x < f8_all(-87.3f), p * power);
+}
+
+/* Sum of squares, in eight lanes of f32 that go on in double every BLOCK elements. */
+static inline double f8_squares(const float *x, int64_t n) {
+    enum { BLOCK = 512 };
+    double sum = 0;
+    int64_t i = 0;
+    while (i + 8 <= n) {
+        F8 part = f8_all(0);
+        int64_t end = i + BLOCK < n ? i + BLOCK : n;
+        for (; i + 8 <= end; i += 8) part = f8_fma(f8_load(x + i), f8_load(x + i), part);
+        sum += f8_sum_double(part);
+    }
+    for (; i < n; i++) sum += (double)x[i] * x[i];
+    return sum;
 }
 
 /* Sine and cosine of any angle a position can have: the reduction by quarter turns is done in double, where it costs

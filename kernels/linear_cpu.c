@@ -1,7 +1,8 @@
 /* linear_cpu.c -- y = x w^T + b and its way back, weights in bf16.
  *
- *   skinny   up to SKINNY_ROWS rows: dot products straight from bf16     bound by reading the weights, 2 bytes each
- *   tiles    else: a piece of the weight becomes f32, sgemm does the rest  bound by arithmetic
+ *   skinny   up to SKINNY_ROWS rows: a few weight rows at a time become f32 in the first-level cache, and each meets
+ *            every row of x: no packing, so a decoding step takes as long as reading 2 bytes a weight
+ *   tiles    else: a piece of the weight becomes f32, sgemm does the rest: packing pays once many rows share it
  *
  * sgemm is called by one thread for one tile. Tiles are cut by sizes only, and OpenBLAS computes a tile alone the
  * same way every time, so the number of threads changes no bit. */
@@ -13,7 +14,7 @@
 
 enum {
     TILE_ROWS = 256,  /* rows that share one conversion of a piece of the weight: it costs 4% of them */
-    SKINNY_PART = 16, /* outputs a thread takes at a time */
+    OUTPUTS = SKINNY_OUTPUTS,
 };
 
 static int64_t least(int64_t a, int64_t b) {
@@ -94,8 +95,8 @@ Status CPU(linear_back)(Stream *stream, const LinearBackArgs *a) {
 
 /* ---- skinny ---- */
 
-/* Sixteen bf16 weights are eight 32-bit words, each the upper half of one float beside the upper half of the next:
- * a shift and a mask make them floats, if the inputs lie in the same order: the eight even ones, then the odd ones. */
+/* Sixteen bf16 weights are eight 32-bit words, each the upper half of one float beside the upper half of the next: a
+ * shift and a mask make them floats, the eight even ones and then the odd ones. The inputs are put in the same order. */
 static void repack(float *to, const float *x, int64_t width, int64_t padded) {
     for (int64_t i = 0; i < padded; i++) {
         int64_t from = i / 16 * 16 + i % 8 * 2 + (i / 8 % 2);
@@ -103,98 +104,92 @@ static void repack(float *to, const float *x, int64_t width, int64_t padded) {
     }
 }
 
-VECTOR_FN U8 load_pairs(const uint16_t *w) {
-    return *(const U8Any *)w;
+VECTOR_FN void unpack16(float *to, const uint16_t *w) {
+    U8 pairs = *(const U8Any *)w;
+    f8_store(to, (F8)(pairs << 16));
+    f8_store(to + 8, (F8)(pairs & 0xffff0000u));
 }
 
-/* sum[o][t] += the products of 16 weights of `outputs` rows of w with `rows` rows of x. Both counts are constants
- * where this is called, so that the sums stay in registers. */
-VECTOR_FN void sixteen(int outputs, int rows, F8 sum[][4], const U8 *pairs, const float *x, int64_t ldx) {
-    F8 even[4], odd[4];
-    for (int o = 0; o < outputs; o++) even[o] = (F8)(pairs[o] << 16), odd[o] = (F8)(pairs[o] & 0xffff0000u);
-    for (int t = 0; t < rows; t++) {
-        F8 x0 = f8_load(x + t * ldx), x1 = f8_load(x + t * ldx + 8);
-        for (int o = 0; o < outputs; o++) sum[o][t] = f8_fma(odd[o], x1, f8_fma(even[o], x0, sum[o][t]));
-    }
-}
-
-/* y[t][o] for some outputs and rows; every one of them adds its products in the same order, whatever the counts. */
-VECTOR_FN void dots(int outputs, int rows, float out[][4], const uint16_t *w, int64_t width, const float *x, int64_t ldx) {
-    F8 sum[4][4];
-    U8 pairs[4];
+static void unpack(float *to, const uint16_t *w, int64_t width) {
+    enum { AHEAD = 2048 }; /* weights: rows are too short for the hardware to foresee the next */
     int64_t i = 0;
-    for (int o = 0; o < outputs; o++)
-        for (int t = 0; t < rows; t++) sum[o][t] = f8_all(0);
     for (; i + 16 <= width; i += 16) {
-        for (int o = 0; o < outputs; o++) pairs[o] = load_pairs(w + o * width + i);
-        sixteen(outputs, rows, sum, pairs, x + i, ldx);
+        __builtin_prefetch(w + i + AHEAD);
+        unpack16(to + i, w + i);
     }
-    if (i < width) {
-        for (int o = 0; o < outputs; o++) {
-            uint16_t rest[16] = {0};
-            memcpy(rest, w + o * width + i, sizeof *w * (size_t)(width - i));
-            pairs[o] = load_pairs(rest);
-        }
-        sixteen(outputs, rows, sum, pairs, x + i, ldx);
-    }
+    if (i == width) return;
+    uint16_t rest[16] = {0};
+    memcpy(rest, w + i, sizeof *w * (size_t)(width - i));
+    unpack16(to + i, rest);
+}
+
+/* out[o][t] = w[o] . x[t]. Both counts are constants where this is called, so that the sums stay in registers: 12 of
+ * them at most, which leaves one for each output's weights and one for x. Every sum adds its products in the same
+ * order, whatever the counts: up to SKINNY_ROWS, a row's result does not depend on how many there are. */
+VECTOR_FN void dots(int outputs, int rows, float out[][4], const float *w, const float *x, int64_t ld) {
+    F8 sum[6][4];
+#pragma GCC unroll 6
     for (int o = 0; o < outputs; o++)
+#pragma GCC unroll 4
+        for (int t = 0; t < rows; t++) sum[o][t] = f8_all(0);
+    for (int64_t i = 0; i < ld; i += 8) {
+        F8 left[6];
+#pragma GCC unroll 6
+        for (int o = 0; o < outputs; o++) left[o] = f8_load(w + o * ld + i);
+#pragma GCC unroll 4
+        for (int t = 0; t < rows; t++) {
+            F8 right = f8_load(x + t * ld + i);
+#pragma GCC unroll 6
+            for (int o = 0; o < outputs; o++) sum[o][t] = f8_fma(left[o], right, sum[o][t]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int o = 0; o < outputs; o++)
+#pragma GCC unroll 4
         for (int t = 0; t < rows; t++) out[o][t] = f8_sum(sum[o][t]);
 }
 
-#define DOTS(outputs, rows)                                                                                  \
-    static void dots_##outputs##x##rows(float out[][4], const uint16_t *w, int64_t width, const float *x,    \
-                                        int64_t ldx) {                                                       \
-        dots(outputs, rows, out, w, width, x, ldx);                                                          \
+/* The dots of OUTPUTS outputs with 1 to 4 rows. */
+static void dots_of_rows(int64_t rows, float out[][4], const float *w, const float *x, int64_t ld) {
+    switch (rows) {
+    case 1: dots(6, 1, out, w, x, ld); break;
+    case 2: dots(6, 2, out, w, x, ld); break;
+    case 3: dots(3, 3, out, w, x, ld), dots(3, 3, out + 3, w + 3 * ld, x, ld); break;
+    default: dots(3, 4, out, w, x, ld), dots(3, 4, out + 3, w + 3 * ld, x, ld);
     }
-DOTS(4, 1)
-DOTS(4, 2)
-DOTS(2, 3)
-DOTS(2, 4)
-DOTS(1, 1)
-DOTS(1, 2)
-DOTS(1, 3)
-DOTS(1, 4)
+}
 
-typedef void (*Dots)(float out[][4], const uint16_t *w, int64_t width, const float *x, int64_t ldx);
-/* By rows: outputs at a time, with them, and for single outputs that are left over. As many sums as registers hold. */
-static const struct { int outputs; Dots many, one; } dots_for[5] = {
-    {0, 0, 0}, {4, dots_4x1, dots_1x1}, {4, dots_4x2, dots_1x2}, {2, dots_2x3, dots_1x3}, {2, dots_2x4, dots_1x4}};
-
-static void store_dots(const LinearArgs *a, const float *bias, float out[][4], int outputs, int rows, int64_t o,
+static void store_dots(const LinearArgs *a, const float *bias, float out[][4], int64_t outputs, int64_t rows, int64_t o,
                        int64_t t) {
     int64_t ldy = a->w.dim[0];
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < outputs; c++) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < outputs; c++) {
             float *y = (float *)a->y.data + (t + r) * ldy + o + c;
             float value = out[c][r] + (bias ? bias[o + c] : 0);
             *y = a->accumulate ? *y + value : value;
         }
 }
 
-static void skinny_part(const LinearArgs *a, const float *bias, const float *x, int64_t ldx, int64_t o, int64_t end) {
-    int64_t width = a->x.dim[1], T = a->x.dim[0];
-    const uint16_t *w = a->w.data;
-    float out[4][4];
-    for (int outputs; o < end; o += outputs) {
-        int first_rows = (int)least(4, T);
-        outputs = end - o >= dots_for[first_rows].outputs ? dots_for[first_rows].outputs : 1;
-        for (int64_t t = 0; t < T; t += 4) {
-            int rows = (int)least(4, T - t);
-            int step = dots_for[rows].outputs <= outputs ? dots_for[rows].outputs : 1;
-            for (int c = 0; c < outputs; c += step) {
-                (step > 1 ? dots_for[rows].many : dots_for[rows].one)(out, w + (o + c) * width, width, x + t * ldx, ldx);
-                store_dots(a, bias, out, step, rows, o + c, t);
-            }
-        }
+/* OUTPUTS rows of the weight for all rows of x; the last ones of a weight are computed beside whatever was there. */
+static void skinny_part(const LinearArgs *a, const float *bias, const float *x, int64_t ld, int64_t o, float *unpacked) {
+    int64_t width = a->x.dim[1], T = a->x.dim[0], outputs = least(OUTPUTS, a->w.dim[0] - o);
+    float out[OUTPUTS][4];
+    for (int64_t c = 0; c < outputs; c++) unpack(unpacked + c * ld, (const uint16_t *)a->w.data + (o + c) * width, width);
+    for (int64_t t = 0; t < T; t += 4) {
+        dots_of_rows(least(4, T - t), out, unpacked, x + t * ld, ld);
+        store_dots(a, bias, out, outputs, least(4, T - t), o, t);
     }
 }
 
 static void linear_skinny(const CpuStream *s, const LinearArgs *a, const float *bias) {
-    int64_t T = a->x.dim[0], width = a->x.dim[1], outputs = a->w.dim[0], padded = (width + 15) / 16 * 16;
-    for (int64_t t = 0; t < T; t++) repack(s->rows + t * padded, (const float *)a->x.data + t * width, width, padded);
-#pragma omp parallel for if (outputs * width >= PARALLEL_MIN)
-    for (int64_t o = 0; o < outputs; o += SKINNY_PART)
-        skinny_part(a, bias, s->rows, padded, o, least(o + SKINNY_PART, outputs));
+    int64_t T = a->x.dim[0], width = a->x.dim[1], outputs = a->w.dim[0], ld = (width + 15) / 16 * 16;
+    for (int64_t t = 0; t < T; t++) repack(s->rows + t * ld, (const float *)a->x.data + t * width, width, ld);
+#pragma omp parallel num_threads(cpu_threads(s->threads)) if (outputs * width >= PARALLEL_MIN)
+    {
+        float *unpacked = s->unpacked + cpu_thread() * s->unpacked_floats;
+#pragma omp for
+        for (int64_t o = 0; o < outputs; o += OUTPUTS) skinny_part(a, bias, s->rows, ld, o, unpacked);
+    }
 }
 
 Status CPU(linear)(Stream *stream, const LinearArgs *a) {

@@ -18,8 +18,8 @@ static float row_largest(const float *x, int64_t n) {
     return m;
 }
 
-static int32_t row_best(const float *x, int64_t n) {
-    float most = row_largest(x, n);
+/* Where the largest stands, the first of several; 0 when it is NaN. */
+static int32_t row_best(const float *x, int64_t n, float most) {
     int64_t i = 0;
     while (i + 8 <= n && !i8_any(f8_load(x + i) == f8_all(most))) i += 8;
     while (i < n && x[i] != most) i++;
@@ -94,12 +94,15 @@ static void multiply(float *x, int64_t n, float factor) {
 }
 
 /* A gradient replaces the logits: by their exponentials in the pass that sums them, which are then only scaled. */
-static RowLoss distill_row(const DistillArgs *a, int64_t w, float *logits, int64_t V, Ranked *kept) {
+static RowLoss distill_row(const DistillArgs *a, int64_t w, Ranked *kept) {
+    int64_t V = a->logits.dim[1];
+    float *logits = (float *)a->logits.data + w * V;
     int32_t first = ((const int32_t *)a->first.data)[w], n = ((const int32_t *)a->first.data)[w + 1] - first;
     const int32_t *id = (const int32_t *)a->id.data + first;
     const float *logprob = (const float *)a->logprob.data + first;
     for (int32_t j = 0; j < n; j++) kept[j] = (Ranked){logits[id[j]], id[j]};
     float most = row_largest(logits, V);
+    if (a->best.data) ((int32_t *)a->best.data)[w] = row_best(logits, V, most);
     double sum = sum_exp(a->gradient ? logits : NULL, logits, V, most, 1);
     RowLoss r = n ? row_loss(kept, logprob, n, most + log(sum)) : (RowLoss){0};
     if (!a->gradient) return r;
@@ -120,9 +123,7 @@ Status CPU(distill)(Stream *stream, const DistillArgs *a) {
     TRY(ranking_space(stream, "distill", V, &s));
 #pragma omp parallel for num_threads(cpu_threads(s->threads))
     for (int64_t w = 0; w < W; w++) {
-        float *row = (float *)a->logits.data + w * V;
-        if (a->best.data) ((int32_t *)a->best.data)[w] = row_best(row, V);
-        RowLoss r = distill_row(a, w, row, V, my_ranking(s));
+        RowLoss r = distill_row(a, w, my_ranking(s));
         if (loss) loss[w] = (float)r.loss;
         if (kl) kl[w] = (float)r.kl;
     }
@@ -145,10 +146,23 @@ static void sink(Ranked *heap, int64_t n, int64_t i, Ranked in) {
     heap[i] = in;
 }
 
-/* The K best of n, best first, ties by lower id. */
+static void make_heap(Ranked *heap, int64_t n) {
+    for (int64_t i = n / 2; i-- > 0;) sink(heap, n, i, heap[i]);
+}
+
+/* From a heap to a list, best first, ties by lower id. */
+static void sort_heap(Ranked *heap, int64_t n) {
+    for (int64_t left = n - 1; left > 0; left--) {
+        Ranked worst = heap[0];
+        sink(heap, left, 0, heap[left]);
+        heap[left] = worst;
+    }
+}
+
+/* The K best of n. */
 static void best_of_row(Ranked *best, int64_t K, const float *x, int64_t n) {
     for (int64_t i = 0; i < K; i++) best[i] = (Ranked){x[i], (int32_t)i};
-    for (int64_t i = K / 2; i-- > 0;) sink(best, K, i, best[i]);
+    make_heap(best, K);
     for (int64_t i = K; i < n;) {
         if (i + 8 <= n && !i8_any(f8_load(x + i) > f8_all(best[0].value))) {
             i += 8;
@@ -159,11 +173,7 @@ static void best_of_row(Ranked *best, int64_t K, const float *x, int64_t n) {
         for (; i < end; i++)
             if (x[i] > best[0].value) sink(best, K, 0, (Ranked){x[i], (int32_t)i});
     }
-    for (int64_t left = K - 1; left > 0; left--) {
-        Ranked worst = best[0];
-        sink(best, left, 0, best[left]);
-        best[left] = worst;
-    }
+    sort_heap(best, K);
 }
 
 Status CPU(topk)(Stream *stream, const TopkArgs *a) {
@@ -191,14 +201,14 @@ Status CPU(topk)(Stream *stream, const TopkArgs *a) {
 
 /* ---- sample ---- */
 
-/* What one row asks for, and its best token. */
+/* What one row asks for; its best token; the worst that top_k and top_p leave. */
 typedef struct Draw {
     const float *logits;
     int64_t V;
     double temperature, top_p, min_p;
     int64_t top_k;
     uint64_t seed, counter;
-    int32_t best;
+    Ranked best, worst;
 } Draw;
 
 static double weight(const Draw *d, int32_t id) {
@@ -207,74 +217,149 @@ static double weight(const Draw *d, int32_t id) {
 
 /* e^(weight - best weight): the share of a token before normalisation. */
 static double share(const Draw *d, int32_t id) {
-    return exp(weight(d, id) - weight(d, d->best));
+    return exp(weight(d, id) - weight(d, d->best.id));
 }
 
-/* argmax of logit + Gumbel noise is a draw from the softmax; the noise of a token depends on (seed, counter, token). */
+/* ---- what stays ---- */
+
+/* The first token of a ranked list at which the shares, `sum` before them, reach `enough`; else the last. */
+static Ranked reach(const Draw *d, const Ranked *ranked, int64_t n, double sum, double enough) {
+    int64_t i = 0;
+    while (i + 1 < n && (sum += share(d, ranked[i].id)) < enough) i++;
+    return ranked[i];
+}
+
+static Ranked worst_of_top_k(const Draw *d, Ranked *ranked) {
+    best_of_row(ranked, d->top_k, d->logits, d->V);
+    double total = 0;
+    for (int64_t i = 0; i < d->top_k; i++) total += share(d, ranked[i].id);
+    return d->top_p < 1 ? reach(d, ranked, d->top_k, 0, d->top_p * total) : ranked[d->top_k - 1];
+}
+
+/* Without top_k, how many tokens top_p leaves is not known beforehand, and may be most of the vocabulary. So tokens are
+ * not ranked but put into bins by their distance from the best one; only the bin in which top_p is reached is ranked.
+ * Bins are 1/128 wide; what lies further off than 32 shares the last one. */
+enum { BINS = 4096 };
+
+VECTOR_FN I8 bins_of(const Draw *d, F8 x, F8 *shares) {
+    F8 distance = (f8_all(d->best.value) - x) * f8_all((float)(1 / d->temperature));
+    *shares = f8_exp(-distance);
+    return __builtin_convertvector(f8_min(distance * f8_all(128), f8_all(BINS - 1)), I8);
+}
+
+static F8 eight_logits(const Draw *d, int64_t i) {
+    F8 x = f8_all(-INFINITY);
+    if (i + 8 <= d->V) return f8_load(d->logits + i);
+    memcpy(&x, d->logits + i, sizeof(float) * (size_t)(d->V - i));
+    return x;
+}
+
+static int32_t in_range(int32_t bin) {
+    return (uint32_t)bin < BINS ? bin : BINS - 1; /* NaN */
+}
+
+static int64_t tokens_in_bin(const Draw *d, int32_t bin, Ranked *out) {
+    int64_t n = 0;
+    F8 shares;
+    for (int64_t i = 0; i < d->V; i += 8) {
+        F8 x = eight_logits(d, i);
+        I8 bins = bins_of(d, x, &shares);
+        for (int64_t j = 0; j < 8 && i + j < d->V; j++)
+            if (in_range(bins[j]) == bin) out[n++] = (Ranked){x[j], (int32_t)(i + j)};
+    }
+    return n;
+}
+
+static Ranked worst_of_top_p(const Draw *d, Ranked *ranked) {
+    double mass[BINS] = {0}, total = 0, sum = 0;
+    for (int64_t i = 0; i < d->V; i += 8) {
+        F8 shares;
+        I8 bins = bins_of(d, eight_logits(d, i), &shares);
+        for (int j = 0; j < 8; j++) mass[in_range(bins[j])] += shares[j];
+    }
+    for (int b = 0; b < BINS; b++) total += mass[b];
+    int32_t bin = 0;
+    while (bin < BINS - 1 && sum + mass[bin] < d->top_p * total) sum += mass[bin++];
+    int64_t n = tokens_in_bin(d, bin, ranked);
+    if (n == 0) return (Ranked){-INFINITY, INT32_MAX}; /* rounding ran past the last token: all stay */
+    make_heap(ranked, n);
+    sort_heap(ranked, n);
+    return reach(d, ranked, n, sum, d->top_p * total);
+}
+
+static Ranked worst_kept(const Draw *d, Ranked *ranked) {
+    if (d->top_k > 0 && d->top_k < d->V) return worst_of_top_k(d, ranked);
+    if (d->top_p < 1) return worst_of_top_p(d, ranked);
+    return (Ranked){-INFINITY, INT32_MAX};
+}
+
+static bool stays(const Draw *d, int32_t id) {
+    if (better(d->worst, (Ranked){d->logits[id], id})) return false;
+    return id == d->best.id || d->min_p <= 0 || share(d, id) >= d->min_p;
+}
+
+/* ---- the draw: argmax of logit + Gumbel noise is one from the softmax ---- */
+
 static double score(const Draw *d, int32_t id) {
     Random4 r = random_block(d->seed, d->counter, (uint64_t)id);
     return weight(d, id) - log(-log((double)random_unit(r.v[0])));
 }
 
-/* How many of the n ranked tokens reach top_p of `total`; 0: not even all n do. */
-static int64_t count_top_p(const Draw *d, const Ranked *ranked, int64_t n, double total) {
-    double sum = 0;
-    for (int64_t kept = 0; kept < n;) {
-        sum += share(d, ranked[kept++].id);
-        if (sum >= d->top_p * total) return kept;
+VECTOR_FN void wide_product(U8 *high, U8 *low, U8 x, uint32_t factor) {
+#ifdef __AVX2__
+    __m256i f = _mm256_set1_epi64x(factor), even = _mm256_mul_epu32((__m256i)x, f);
+    __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64((__m256i)x, 32), f);
+    *low = (U8)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+    *high = (U8)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+#else
+    for (int i = 0; i < 8; i++) {
+        uint64_t product = (uint64_t)x[i] * factor;
+        (*low)[i] = (uint32_t)product, (*high)[i] = (uint32_t)(product >> 32);
     }
-    return 0;
+#endif
 }
 
-/* The tokens that top_k and top_p leave, ranked. With top_p alone their number is not known: four times as many are
- * ranked until they suffice. */
-static int64_t rank_kept(const Draw *d, Ranked *ranked) {
-    enum { FIRST_TRY = 256 };
-    bool all = d->top_k <= 0 || d->top_k >= d->V;
-    int64_t limit = all ? d->V : d->top_k;
-    if (d->top_p >= 1) {
-        best_of_row(ranked, limit, d->logits, d->V);
-        return limit;
-    }
-    double total = 0;
-    if (all) total = sum_exp(NULL, d->logits, d->V, d->logits[d->best], (float)(1 / d->temperature));
-    for (int64_t n = all && limit > FIRST_TRY ? FIRST_TRY : limit;; n = 4 * n < limit ? 4 * n : limit) {
-        best_of_row(ranked, n, d->logits, d->V);
-        for (int64_t i = 0; !all && i < n; i++) total += share(d, ranked[i].id);
-        int64_t kept = count_top_p(d, ranked, n, total);
-        if (kept) return kept;
-        if (n == limit) return limit;
-    }
+VECTOR_FN U8 u8_all(uint32_t x) {
+    return (U8){x, x, x, x, x, x, x, x};
 }
 
-static int32_t draw_ranked(const Draw *d, Ranked *ranked) {
-    int64_t n = rank_kept(d, ranked);
-    while (n > 1 && share(d, ranked[n - 1].id) < d->min_p) n--;
-    int32_t drawn = ranked[0].id;
-    double most = -INFINITY;
-    for (int64_t i = 0; i < n; i++) {
-        double got = score(d, ranked[i].id);
-        if (got > most || (got == most && ranked[i].id < drawn)) most = got, drawn = ranked[i].id;
+/* random_unit(random_block(seed, counter, id).v[0]) of eight ids in a row: the rounds of random.h, side by side. */
+VECTOR_FN F8 eight_units(const Draw *d, int64_t id) {
+    const U8 lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+    U8 c0 = u8_all((uint32_t)id) + lanes, c1 = u8_all(0), c2 = u8_all((uint32_t)d->counter);
+    U8 c3 = u8_all((uint32_t)(d->counter >> 32)), high_a, low_a, high_b, low_b;
+    uint32_t k0 = (uint32_t)d->seed, k1 = (uint32_t)(d->seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        wide_product(&high_a, &low_a, c0, 0xD2511F53u);
+        wide_product(&high_b, &low_b, c2, 0xCD9E8D57u);
+        c0 = high_b ^ c1 ^ u8_all(k0), c2 = high_a ^ c3 ^ u8_all(k1);
+        c1 = low_b, c3 = low_a;
+        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
     }
-    return drawn;
+    return (__builtin_convertvector((I8)(c0 >> 9), F8) + f8_all(0.5f)) * f8_all(1.0f / 8388608.0f);
 }
 
-/* Without ranks: noise is never above 16.64 (random_unit has 23 bits), so a token that lies further than that below the
- * best score so far cannot win and gets no noise at all. */
-static int32_t draw_any(const Draw *d) {
-    const double noise_max = 16.64;
-    double most = score(d, d->best);
-    int32_t drawn = d->best;
-    for (int64_t i = 0; i < d->V;) {
-        float floor = (float)((most - noise_max) * d->temperature);
-        if (i + 8 <= d->V && !i8_any(f8_load(d->logits + i) >= f8_all(floor))) {
-            i += 8;
-            continue;
-        }
-        int64_t end = i + 8 < d->V ? i + 8 : d->V;
-        for (; i < end; i++) {
-            int32_t id = (int32_t)i;
-            if (!(d->logits[i] >= floor) || (d->min_p > 0 && share(d, id) < d->min_p)) continue;
+/* Which of eight tokens might beat a score that lies `lead` above the best token's weight: noise beats x when its unit
+ * is above exp(-exp(-x)), whatever the rounding of f32 (hence the margin). Noise is never above 16.64, as random_unit
+ * has 23 bits; most tokens are too far below for any. */
+VECTOR_FN I8 contenders(const Draw *d, int64_t i, double lead) {
+    const float noise_max = 16.64f, margin = 4e-6f;
+    F8 below = (eight_logits(d, i) - f8_all(d->best.value)) * f8_all((float)(1 / d->temperature));
+    F8 needed = f8_all((float)lead) - below;
+    I8 near = needed <= f8_all(noise_max);
+    if (!i8_any(near)) return near;
+    return near & (eight_units(d, i) >= f8_exp(-f8_exp(-needed)) - f8_all(margin));
+}
+
+static int32_t draw(const Draw *d) {
+    int32_t drawn = d->best.id;
+    double most = score(d, drawn);
+    for (int64_t i = 0; i < d->V; i += 8) {
+        I8 may = contenders(d, i, most - weight(d, d->best.id));
+        if (!i8_any(may)) continue;
+        for (int j = 0; j < 8; j++) {
+            int32_t id = (int32_t)i + j;
+            if (!may[j] || id >= d->V || !stays(d, id)) continue;
             double got = score(d, id);
             if (got > most || (got == most && id < drawn)) most = got, drawn = id;
         }
@@ -286,16 +371,17 @@ static int32_t sample_row(const SampleArgs *a, int64_t w, Ranked *ranked) {
     const uint32_t *seed = (const uint32_t *)a->seed.data + 2 * w;
     int64_t V = a->logits.dim[1];
     Draw d = {.logits = (const float *)a->logits.data + w * V, .V = V};
-    d.best = row_best(d.logits, V);
+    int32_t best = row_best(d.logits, V, row_largest(d.logits, V));
     d.temperature = ((const float *)a->temperature.data)[w];
+    if (d.temperature <= 0) return best;
+    d.best = (Ranked){d.logits[best], best};
     d.top_p = ((const float *)a->top_p.data)[w];
     d.min_p = ((const float *)a->min_p.data)[w];
     d.top_k = ((const int32_t *)a->top_k.data)[w];
     d.seed = (uint64_t)seed[1] << 32 | seed[0];
     d.counter = ((const uint32_t *)a->counter.data)[w];
-    if (d.temperature <= 0) return d.best;
-    bool ranks = (d.top_k > 0 && d.top_k < V) || d.top_p < 1;
-    return ranks ? draw_ranked(&d, ranked) : draw_any(&d);
+    d.worst = worst_kept(&d, ranked);
+    return draw(&d);
 }
 
 Status CPU(sample)(Stream *stream, const SampleArgs *a) {

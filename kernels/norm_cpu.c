@@ -18,21 +18,8 @@ static double dot3(const float *a, const float *b, const float *c, int64_t n) {
     return sum;
 }
 
-static double squares(const float *x, int64_t n) {
-    double sum = 0;
-    int64_t i = 0;
-    while (i + 8 <= n) {
-        F8 part = f8_all(0);
-        int64_t end = i + BLOCK < n ? i + BLOCK : n;
-        for (; i + 8 <= end; i += 8) part = f8_fma(f8_load(x + i), f8_load(x + i), part);
-        sum += f8_sum_double(part);
-    }
-    for (; i < n; i++) sum += (double)x[i] * x[i];
-    return sum;
-}
-
 static float norm_row(float *y, const float *x, const float *w, int64_t C, float eps) {
-    float rstd = (float)(1 / sqrt(squares(x, C) / (double)C + eps));
+    float rstd = (float)(1 / sqrt(f8_squares(x, C) / (double)C + eps));
     int64_t i = 0;
     for (; i + 8 <= C; i += 8) f8_store(y + i, f8_load(w + i) * f8_load(x + i) * f8_all(rstd));
     for (; i < C; i++) y[i] = w[i] * x[i] * rstd;

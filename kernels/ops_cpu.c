@@ -37,6 +37,8 @@ static void place(CpuStream *s, Arena *a) {
     size_t threads = (size_t)s->threads, width = (size_t)s->limits.width;
     s->wide = arena_take(a, sizeof(float) * (size_t)s->wide_max);
     s->rows = arena_take(a, sizeof(float) * SKINNY_ROWS * (width + 16));
+    s->unpacked_floats = SKINNY_OUTPUTS * (int64_t)(width + 16);
+    s->unpacked = arena_take(a, sizeof(float) * threads * (size_t)s->unpacked_floats);
     s->panel = arena_take(a, sizeof(float) * threads * PANEL_COLUMNS * PANEL_DEPTH);
     s->ranked = arena_take(a, sizeof(Ranked) * threads * (size_t)s->limits.vocab);
 }

@@ -151,11 +151,12 @@ static void linear_both(Bench *b, int64_t T, int64_t in, int64_t outputs, DType 
 
 static void case_linear_skinny(Bench *b) {
     for (int64_t T = 1; T <= 8; T++) linear_both(b, T, 152, 203, DT_BF16, T % 2);
+    linear_both(b, SKINNY_ROWS, 33, 65, DT_BF16, true);
 }
 
 static void case_linear_tiles(Bench *b) {
     linear_both(b, 300, 800, 210, DT_BF16, false);
-    linear_both(b, 9, 33, 65, DT_BF16, true);
+    linear_both(b, SKINNY_ROWS + 1, 33, 65, DT_BF16, true);
     linear_both(b, 3, 64, 40, DT_F32, false);
 }
 
@@ -524,7 +525,27 @@ static void test_company(void **state) {
     }
 }
 
-/* Everything twice with fresh tensors each time; between open and close the operations themselves allocate nothing. */
+/* Up to SKINNY_ROWS rows, a row of a linear layer has the same bits however many there are: decoding in a batch is
+ * decoding alone. */
+static void test_skinny_rows(void **state) {
+    (void)state;
+    enum { IN = 152, OUTPUTS = 203 };
+    Stream *s;
+    assert_ok(ops_cpu.stream_open(&s, &(StreamLimits){SKINNY_ROWS, IN, 100}));
+    Tensor x = NORMAL(50, DT_F32, SKINNY_ROWS, IN), w = NORMAL(51, DT_BF16, OUTPUTS, IN);
+    Tensor all = BLANK(DT_F32, SKINNY_ROWS, OUTPUTS), some = BLANK(DT_F32, SKINNY_ROWS, OUTPUTS);
+    assert_ok(ops_cpu.linear(s, &(LinearArgs){.y = all, .x = x, .w = w}));
+    for (int64_t T = 1; T < SKINNY_ROWS; T++) {
+        int64_t first = SKINNY_ROWS - T;
+        Tensor y = tensor_rows(some, 0, T);
+        assert_ok(ops_cpu.linear(s, &(LinearArgs){.y = y, .x = tensor_rows(x, first, T), .w = w}));
+        assert_memory_equal(y.data, tensor_rows(all, first, T).data, tensor_bytes(y));
+    }
+    ops_cpu.stream_close(s);
+    free_all();
+}
+
+/* Between open and close of stream and plan, operations allocate nothing; what a case takes for tensors is known. */
 static int64_t allocations_of(int i) {
     Out out = {0, malloc(sizeof(float) * OUT_MAX)};
     Bench b = {.ops = &ops_cpu, .out = &out};
@@ -572,7 +593,8 @@ static void test_refusals(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference),     cmocka_unit_test(test_threads),  cmocka_unit_test(test_threads_change),
-        cmocka_unit_test(test_company),       cmocka_unit_test(test_no_allocation), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_company),       cmocka_unit_test(test_skinny_rows), cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
