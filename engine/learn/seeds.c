@@ -3,7 +3,7 @@
  * The five general kinds follow the paper (structuring, summarization, question, use case, creative) in words of our
  * own; they name no corpus. They are short because every conversation reads its seed again, and because small models
  * lose the thread of long ones. FOCUS is for small models: told only to ask something about a text they ask about the
- * instruction; shown one sentence, and given the first words of the question, they ask about that sentence. */
+ * instruction; shown one sentence, and a few examples of sentences with their questions, they ask about that sentence. */
 #include "engine/learn/seeds.h"
 
 #include <stdio.h>
@@ -48,7 +48,14 @@ static const char *const use_case[] = {
     "Write only the question."};
 static const char *const creative[] = {
     "Start an imaginative conversation about something in the text above, and name it. Write only its first question."};
-static const char *const focus[] = {"\"%s\"\nWrite one short question that this sentence answers."};
+static const char *const focus[] = {"Write a question that this sentence answers: %s"};
+
+/* Sentences and their questions, with answers of different types. */
+static const char *const example[][2] = {
+    {"The mill of Arden was built in 1702 by John Hale.", "Who built the mill of Arden?"},
+    {"Mary's dog Rex sleeps in the kitchen, because it is warm there.", "Why does Mary's dog Rex sleep in the kitchen?"},
+    {"The train to Bellmore takes 40 minutes and costs three pounds.", "How long does the train to Bellmore take?"},
+    {"The tower of Lund has 90 steps and is painted blue.", "What colour is the tower of Lund?"}};
 
 #define COUNT(list) (sizeof(list) / sizeof *(list))
 
@@ -122,6 +129,24 @@ Status seed_draw(Seed *out, const StudyOptions *o, Bytes chunk, int64_t number, 
     *out = (Seed){.kind = draw_kind(o, number), .opening = ""};
     if (o->force_openings && seed_must_ask(out->kind)) out->opening = openings[draw(o, DRAW_OPENING, number, COUNT(openings))];
     return write_text(out, o, chunk, number, place);
+}
+
+static Status add_turn(const Chat *c, Role role, const char *text, TokenVec *out) {
+    TRY(chat_open_turn(c, role, out));
+    TRY(chat_content(c, bytes_of(text), out));
+    return chat_close_turn(c, out);
+}
+
+Status seed_examples(SeedKind k, const Chat *c, TokenVec *out) {
+    for (size_t i = 0; k == SEED_FOCUS && i < COUNT(example); i++) {
+        char *asked;
+        TRY(fill(&asked, focus[0], bytes_of(example[i][0])));
+        Status st = add_turn(c, ROLE_USER, asked, out);
+        free(asked);
+        TRY(st);
+        TRY(add_turn(c, ROLE_ASSISTANT, example[i][1], out));
+    }
+    return ST_OK;
 }
 
 void seed_close(Seed *s) {

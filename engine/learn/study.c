@@ -34,7 +34,8 @@ typedef struct Chunk {
     int64_t number;
     Bytes text;   /* points into the corpus */
     char *words;  /* owned */
-    Prefix *prefix; /* held */
+    Prefix *prefix;   /* held */
+    Prefix *examples; /* held: behind the chunk, for FOCUS seeds; NULL when none are drawn */
 } Chunk;
 
 typedef struct Place { /* of a talk in its wave */
@@ -72,17 +73,16 @@ StudyOptions study_defaults(void) {
     return (StudyOptions){
         .conversations = 400,
         .per_chunk = 16,
-        .instruction = "Answer in one short sentence, with what this text says:\n\n",
+        .instruction = "\n\nUse the text above to answer the questions in one short sentence.",
         .chunk = {CHUNK_PARAGRAPHS, 64, 512},
         .weight = {[SEED_QUESTION] = 1, [SEED_FOCUS] = 3},
-        .force_openings = true,
         .rounds = 1,
         .question_max = 48,
-        .answer_max = 96,
+        .answer_max = 64,
         .question_temperature = 0.6f,
         .topk = 20,
         .mass = 0.99f,
-        .answer_floor = -INFINITY,
+        .answer_floor = -0.7f,
         .drop_unrelated = true,
         .duplicate_overlap = 0.9f,
     };
@@ -104,7 +104,7 @@ static Status check_options(const StudyOptions *o, SchedulerLimits l) {
     NEED(o->topk >= 1 && o->topk <= l.topk, ST_ARG, "%d candidates per token: 1 to %d", o->topk, l.topk);
     NEED(o->mass > 0 && o->mass <= 1, ST_ARG, "the mass to keep is %g: above 0, at most 1", (double)o->mass);
     NEED(!o->questions_path || o->rounds == 1, ST_ARG, "questions from a file make conversations of 1 round, not %d", o->rounds);
-    NEED(l.prefixes >= 1, ST_ARG, "self-study needs a scheduler that takes a prefix");
+    NEED(l.prefixes >= 2, ST_ARG, "self-study needs a scheduler that takes 2 prefixes, not %d", l.prefixes);
     return ST_OK;
 }
 
@@ -206,6 +206,7 @@ static void close_wave(Study *y) {
     for (int32_t i = 0; i < y->open_chunks; i++) {
         free(y->chunk[i].words);
         prefix_drop(y->chunk[i].prefix);
+        prefix_drop(y->chunk[i].examples);
         y->chunk[i] = (Chunk){0};
     }
     y->open_chunks = 0;
@@ -300,9 +301,9 @@ static uint64_t question_seed(const Study *y, const Talk *t) {
 
 static Status submit(Place *p, const TokenVec *prompt) {
     Study *y = p->study;
-    const Prefix *prefix = p->chunk->prefix;
-    bool ask = p->stage == TO_ASK;
-    Request r = {.prefix = &prefix, .prefixes = 1, .token = prompt->v, .n = prompt->n, .pos = -1,
+    const Prefix *prefix[] = {p->chunk->prefix, p->chunk->examples};
+    bool ask = p->stage == TO_ASK, shown = ask && p->talk.seed.kind == SEED_FOCUS;
+    Request r = {.prefix = prefix, .prefixes = shown ? 2 : 1, .token = prompt->v, .n = prompt->n, .pos = -1,
                  .new_max = ask ? y->o->question_max : y->o->answer_max, .topk = ask ? 0 : y->o->topk,
                  .sampling = {.temperature = ask ? y->o->question_temperature : 0, .top_p = 1,
                               .seed = ask ? question_seed(y, &p->talk) : 0},
@@ -364,13 +365,13 @@ static Status run_wave(Study *y, int32_t places) {
 
 /* ---- waves ---- */
 
-static Status capture_chunk(Study *y, Chunk *c) {
-    const char *before = y->o->instruction ? y->o->instruction : "";
-    size_t n = strlen(before);
+static Status capture_text(Study *y, Chunk *c) {
+    const char *behind = y->o->instruction ? y->o->instruction : "";
+    size_t n = strlen(behind);
     char *text = malloc(n + c->text.n + 1);
     NEED(text, ST_NOMEM, "out of memory: a chunk of %zu bytes", c->text.n);
-    memcpy(text, before, n);
-    memcpy(text + n, c->text.p, c->text.n);
+    memcpy(text, c->text.p, c->text.n);
+    memcpy(text + c->text.n, behind, n);
     TokenVec t = {0};
     CaptureTools tools;
     scheduler_capture_tools(y->s, &tools);
@@ -378,6 +379,18 @@ static Status capture_chunk(Study *y, Chunk *c) {
     if (!st) st = capture(&c->prefix, &tools, NULL, 0, t.v, t.n);
     tokens_close(&t);
     free(text);
+    return st;
+}
+
+static Status capture_examples(Study *y, Chunk *c) {
+    if (y->ranks || y->o->weight[SEED_FOCUS] == 0) return ST_OK;
+    const Prefix *parent = c->prefix;
+    TokenVec t = {0};
+    CaptureTools tools;
+    scheduler_capture_tools(y->s, &tools);
+    Status st = seed_examples(SEED_FOCUS, y->chat, &t);
+    if (!st) st = capture(&c->examples, &tools, &parent, 1, t.v, t.n);
+    tokens_close(&t);
     return st;
 }
 
@@ -427,9 +440,10 @@ static Status open_chunk(Study *y, int64_t number) {
     Place *place = &y->place[y->open_chunks * y->o->per_chunk];
     c->number = number;
     c->text = chunks_draw(y->chunks, y->o->seed, (uint64_t)number);
-    TRY(capture_chunk(y, c));
     y->open_chunks++; /* from here on close_wave cleans up */
     memset(place, 0, (size_t)y->o->per_chunk * sizeof *place);
+    TRY(capture_text(y, c));
+    TRY(capture_examples(y, c));
     TRY(words_of(&c->words, c->text));
     for (int32_t i = 0; i < y->o->per_chunk; i++) TRY(open_talk(y, c, &place[i], i));
     return y->ranks ? take_from_file(y, c, place) : ST_OK;
@@ -448,7 +462,9 @@ static bool has_room(const Study *y) {
     CaptureTools tools;
     scheduler_capture_tools(y->s, &tools);
     int32_t talk = pages_for((int64_t)y->o->rounds * (y->o->question_max + y->o->answer_max) + 2 * KV_PAGE);
-    int64_t wanted = (int64_t)scheduler_limits(y->s).seqs * talk + y->chunk[y->open_chunks - 1].prefix->pages;
+    const Chunk *last = &y->chunk[y->open_chunks - 1];
+    int64_t wanted = (int64_t)scheduler_limits(y->s).seqs * talk + last->prefix->pages;
+    if (last->examples) wanted += last->examples->pages;
     return pool_free(tools.pool) >= wanted;
 }
 

@@ -18,7 +18,8 @@
 #include "engine/text/corpus.h"
 
 /* What the asker is told. The first five are the seed types of the paper; FOCUS shows one sentence of the chunk and
- * asks for a question which that sentence answers; ASK sends nothing but the words of StudyOptions.ask. */
+ * asks for a question which that sentence answers, after a few examples; ASK sends nothing but the words of
+ * StudyOptions.ask. */
 typedef enum SeedKind {
     SEED_STRUCTURING, SEED_SUMMARIZATION, SEED_QUESTION, SEED_USE_CASE, SEED_CREATIVE, SEED_FOCUS, SEED_ASK, SEED_KINDS
 } SeedKind;
@@ -27,7 +28,7 @@ const char *seed_kind_name(SeedKind k);
 typedef struct StudyOptions {
     int64_t conversations; /* kept ones wanted (a few more come: chunks are finished); at most 4 times as many are tried */
     int32_t per_chunk;     /* conversations that share a chunk's capture */
-    const char *instruction; /* stands before the chunk in the system turn; "" for none. The student never sees it */
+    const char *instruction; /* stands behind the chunk in the system turn; "" for none. The student never sees it */
     ChunkRule chunk;
     double weight[SEED_KINDS];  /* how often each kind of seed is drawn */
     bool force_openings;        /* FOCUS and QUESTION: the question starts with words such as "Who", "In which year" */
