@@ -205,7 +205,7 @@ static void test_training_and_serving_agree(void **state) {
 /* ---- promise 2 ---- */
 
 static void temporary_file(char path[64]) {
-    snprintf(path, 64, "/tmp/test_transformer.%d.cartridge", (int)getpid());
+    snprintf(path, 64, "test_transformer.%d.cartridge", (int)getpid());
 }
 
 /* A cartridge file made of `p`, opened again. */
