@@ -2,10 +2,10 @@
  *
  *   bench_ops [--json] [--shape smollm2|llama1b] [--only NAME]
  *
- * Two ceilings are measured first: reading memory (a sum over 512 MiB) and multiplying (sgemm of a 1536 x 1536 x 1536
- * product), both with all threads. Every operation is held against the one that bounds it: bytes that must move, each
- * counted once, or arithmetic. Times are the fastest of several calls; operands fit a cache where the model's do. A
- * percentage above 100 means that operands stayed in a cache. */
+ * Two ceilings are measured first: reading memory (a sum over 512 MiB) and multiplying (sgemm of a 1536 x
+ * 1536 x 1536 product), both with all threads. Every operation is held against the one that bounds it: bytes
+ * that must move, each counted once, or arithmetic. Times are the fastest of several calls; operands fit a
+ * cache where the model's do. A percentage above 100 means that operands stayed in a cache. */
 #include <cblas.h>
 #undef I
 #include <math.h>
@@ -104,7 +104,8 @@ static void measure_ceilings(Bench *b) {
     FASTEST(&seconds, sum += sum_words((const uint64_t *)(const void *)b->mem, WORDS));
     b->read_ceiling = sum > 0 ? WORDS * 8.0 / seconds : 0;
     Tensor x = SOME(b, DT_F32, N, N), w = SOME(b, DT_F32, N, N), y = TAKE(b, DT_F32, N, N);
-    FASTEST(&seconds, cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, N, N, N, 1, x.data, N, w.data, N, 0, y.data, N));
+    FASTEST(&seconds, cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, N, N, N, 1, x.data, N, w.data, N,
+                                  0, y.data, N));
     b->flop_ceiling = 2.0 * N * N * N / seconds;
 }
 
@@ -112,11 +113,12 @@ static void measure_ceilings(Bench *b) {
 
 static void begin_report(const Bench *b) {
     if (b->json) {
-        printf("{\"read_gb_per_s\": %.1f, \"sgemm_gflop_per_s\": %.1f, \"results\": [", b->read_ceiling * 1e-9,
-               b->flop_ceiling * 1e-9);
+        printf("{\"read_gb_per_s\": %.1f, \"sgemm_gflop_per_s\": %.1f, \"results\": [",
+               b->read_ceiling * 1e-9, b->flop_ceiling * 1e-9);
         return;
     }
-    printf("ceilings: %.1f GB/s reading, %.1f GFLOP/s sgemm\n\n", b->read_ceiling * 1e-9, b->flop_ceiling * 1e-9);
+    printf("ceilings: %.1f GB/s reading, %.1f GFLOP/s sgemm\n\n", b->read_ceiling * 1e-9,
+           b->flop_ceiling * 1e-9);
     printf("%-8s %-12s %-30s %12s %14s %9s\n", "model", "operation", "sizes", "time", "rate", "ceiling");
 }
 
@@ -127,14 +129,16 @@ static void end_report(const Bench *b) {
 /* What neither memory nor arithmetic bounds. */
 static void report_time(Bench *b, const char *name, const char *sizes, double seconds) {
     if (b->json)
-        printf("%s\n{\"model\": \"%s\", \"operation\": \"%s\", \"sizes\": \"%s\", \"seconds\": %.3e}", b->any ? "," : "",
-               b->shape->name, name, sizes, seconds);
-    else printf("%-8s %-12s %-30s %9.1f us\n", b->shape->name, name, sizes, seconds * 1e6);
+        printf("%s\n{\"model\": \"%s\", \"operation\": \"%s\", \"sizes\": \"%s\", \"seconds\": %.3e}",
+               b->any ? "," : "", b->shape->name, name, sizes, seconds);
+    else
+        printf("%-8s %-12s %-30s %9.1f us\n", b->shape->name, name, sizes, seconds * 1e6);
     b->any = true;
 }
 
 /* Work: bytes that must move, or operations of arithmetic; the other is 0. */
-static void report(Bench *b, const char *name, const char *sizes, double bytes, double flops, double seconds) {
+static void report(Bench *b, const char *name, const char *sizes, double bytes, double flops,
+                   double seconds) {
     if (bytes + flops == 0) {
         report_time(b, name, sizes, seconds);
         return;
@@ -142,12 +146,13 @@ static void report(Bench *b, const char *name, const char *sizes, double bytes, 
     double rate = (bytes + flops) / seconds, share = rate / (bytes > 0 ? b->read_ceiling : b->flop_ceiling);
     const char *unit = bytes > 0 ? "GB/s" : "GFLOP/s";
     if (b->json)
-        printf("%s\n{\"model\": \"%s\", \"operation\": \"%s\", \"sizes\": \"%s\", \"seconds\": %.3e, \"rate\": %.2f, "
+        printf("%s\n{\"model\": \"%s\", \"operation\": \"%s\", \"sizes\": \"%s\", \"seconds\": %.3e, "
+               "\"rate\": %.2f, "
                "\"unit\": \"%s\", \"of_ceiling\": %.3f}",
                b->any ? "," : "", b->shape->name, name, sizes, seconds, rate * 1e-9, unit, share);
     else
-        printf("%-8s %-12s %-30s %9.1f us %6.1f %-7s %7.0f %%\n", b->shape->name, name, sizes, seconds * 1e6, rate * 1e-9,
-               unit, 100 * share);
+        printf("%-8s %-12s %-30s %9.1f us %6.1f %-7s %7.0f %%\n", b->shape->name, name, sizes, seconds * 1e6,
+               rate * 1e-9, unit, 100 * share);
     b->any = true;
     fflush(stdout);
 }
@@ -170,7 +175,8 @@ static void bench_linear_one(Bench *b, int64_t T, int64_t in, int64_t outputs) {
     LinearArgs a = {.y = y, .x = x, .w = w};
     bool skinny = T <= 8; /* reading the weights takes longer than the arithmetic */
     RUN(b, "linear", skinny ? 2.0 * (double)(in * outputs) : 0, skinny ? 0 : 2.0 * (double)(T * in * outputs),
-        b->ops->linear(b->stream, &a), "T %lld, %lld -> %lld", (long long)T, (long long)in, (long long)outputs);
+        b->ops->linear(b->stream, &a), "T %lld, %lld -> %lld", (long long)T, (long long)in,
+        (long long)outputs);
 }
 
 static void bench_linear(Bench *b) {
@@ -205,28 +211,34 @@ static void bench_linear_back(Bench *b) {
 
 static void bench_rows(Bench *b) {
     const int64_t T = 1000, C = b->shape->C;
-    Tensor table = SOME(b, DT_BF16, 4096, C), id = counted(b, T, 7, 4), y = TAKE(b, DT_F32, T, C), x = SOME(b, DT_F32, T, C);
+    Tensor table = SOME(b, DT_BF16, 4096, C), id = counted(b, T, 7, 4), y = TAKE(b, DT_F32, T, C),
+           x = SOME(b, DT_F32, T, C);
     GatherArgs gather = {y, table, id};
-    RUN(b, "gather", T * C * 6, 0, b->ops->gather(b->stream, &gather), "T %lld, C %lld", (long long)T, (long long)C);
+    RUN(b, "gather", T * C * 6, 0, b->ops->gather(b->stream, &gather), "T %lld, C %lld", (long long)T,
+        (long long)C);
     AddArgs add = {y, x};
     RUN(b, "add", T * C * 12, 0, b->ops->add(b->stream, &add), "T %lld, C %lld", (long long)T, (long long)C);
 }
 
 static void bench_norm(Bench *b) {
     const int64_t T = 1000, C = b->shape->C;
-    Tensor x = SOME(b, DT_F32, T, C), w = SOME(b, DT_BF16, C), y = TAKE(b, DT_F32, T, C), rstd = TAKE(b, DT_F32, T);
+    Tensor x = SOME(b, DT_F32, T, C), w = SOME(b, DT_BF16, C), y = TAKE(b, DT_F32, T, C),
+           rstd = TAKE(b, DT_F32, T);
     Tensor dy = SOME(b, DT_F32, T, C), dx = TAKE(b, DT_F32, T, C);
     NormArgs norm = {y, rstd, x, w, 1e-5f};
-    RUN(b, "norm", T * C * 8, 0, b->ops->norm(b->stream, &norm), "T %lld, C %lld", (long long)T, (long long)C);
+    RUN(b, "norm", T * C * 8, 0, b->ops->norm(b->stream, &norm), "T %lld, C %lld", (long long)T,
+        (long long)C);
     NormBackArgs back = {dx, dy, x, w, rstd, false};
-    RUN(b, "norm_back", T * C * 12, 0, b->ops->norm_back(b->stream, &back), "T %lld, C %lld", (long long)T, (long long)C);
+    RUN(b, "norm_back", T * C * 12, 0, b->ops->norm_back(b->stream, &back), "T %lld, C %lld", (long long)T,
+        (long long)C);
 }
 
 static void bench_rope(Bench *b) {
     const int64_t T = 1000, H = b->shape->H, D = b->shape->D;
     Tensor x = SOME(b, DT_F32, T, H, D), pos = counted(b, T, 0, 1), freq = SOME(b, DT_F32, D / 2);
     RopeArgs a = {x, pos, freq, 1};
-    RUN(b, "rope", T * H * D * 8, 0, b->ops->rope(b->stream, &a), "T %lld, H %lld", (long long)T, (long long)H);
+    RUN(b, "rope", T * H * D * 8, 0, b->ops->rope(b->stream, &a), "T %lld, H %lld", (long long)T,
+        (long long)H);
 }
 
 static void bench_swiglu(Bench *b) {
@@ -234,9 +246,11 @@ static void bench_swiglu(Bench *b) {
     Tensor y = TAKE(b, DT_F32, T, F), gate = SOME(b, DT_F32, T, F), up = SOME(b, DT_F32, T, F);
     Tensor dgate = TAKE(b, DT_F32, T, F), dup = TAKE(b, DT_F32, T, F);
     SwigluArgs a = {y, gate, up};
-    RUN(b, "swiglu", T * F * 12, 0, b->ops->swiglu(b->stream, &a), "T %lld, F %lld", (long long)T, (long long)F);
+    RUN(b, "swiglu", T * F * 12, 0, b->ops->swiglu(b->stream, &a), "T %lld, F %lld", (long long)T,
+        (long long)F);
     SwigluBackArgs back = {dgate, dup, y, gate, up};
-    RUN(b, "swiglu_back", T * F * 20, 0, b->ops->swiglu_back(b->stream, &back), "T %lld, F %lld", (long long)T, (long long)F);
+    RUN(b, "swiglu_back", T * F * 20, 0, b->ops->swiglu_back(b->stream, &back), "T %lld, F %lld",
+        (long long)T, (long long)F);
 }
 
 static void bench_pages(Bench *b) {
@@ -244,9 +258,11 @@ static void bench_pages(Bench *b) {
     Tensor k = SOME(b, DT_F32, T, G, D), v = SOME(b, DT_F32, T, G, D), slot = counted(b, T, 0, 1);
     Tensor kp = TAKE(b, DT_F32, pages, G, KV_PAGE, D), vp = TAKE(b, DT_F32, pages, G, KV_PAGE, D);
     PageStoreArgs store = {kp, vp, k, v, slot};
-    RUN(b, "page_store", T * G * D * 16, 0, b->ops->page_store(b->stream, &store), "T %lld, G %lld", (long long)T, (long long)G);
+    RUN(b, "page_store", T * G * D * 16, 0, b->ops->page_store(b->stream, &store), "T %lld, G %lld",
+        (long long)T, (long long)G);
     PageLoadArgs load = {k, v, kp, vp, slot};
-    RUN(b, "page_load", T * G * D * 16, 0, b->ops->page_load(b->stream, &load), "T %lld, G %lld", (long long)T, (long long)G);
+    RUN(b, "page_load", T * G * D * 16, 0, b->ops->page_load(b->stream, &load), "T %lld, G %lld",
+        (long long)T, (long long)G);
 }
 
 /* S sequences behind one prefix of P rows, each with n rows whose own keys before them number `past`. */
@@ -276,9 +292,12 @@ static void bench_attn_one(Bench *b, Crowd c) {
     AttnLimits limits = {l.T, l.S, l.seg[l.S], l.entries, l.pages, s->H, s->G, s->D, DT_F32, c.train};
     AttnPlan *plan;
     check(b->ops->plan_open(&plan, &limits));
-    RUN(b, "attn_plan", 0, 0, b->ops->attn_plan(b->stream, plan, &l), "S %d, P %d, %d rows, past %d", c.S, c.P, c.n, c.past);
-    Tensor k = some(TAKE(b, DT_F32, l.pages, s->G, KV_PAGE, s->D), 1), v = some(TAKE(b, DT_F32, l.pages, s->G, KV_PAGE, s->D), 1);
-    Tensor q = SOME(b, DT_F32, l.T, s->H, s->D), o = TAKE(b, DT_F32, l.T, s->H, s->D), lse = TAKE(b, DT_F32, l.T, s->H);
+    RUN(b, "attn_plan", 0, 0, b->ops->attn_plan(b->stream, plan, &l), "S %d, P %d, %d rows, past %d", c.S,
+        c.P, c.n, c.past);
+    Tensor k = some(TAKE(b, DT_F32, l.pages, s->G, KV_PAGE, s->D), 1),
+           v = some(TAKE(b, DT_F32, l.pages, s->G, KV_PAGE, s->D), 1);
+    Tensor q = SOME(b, DT_F32, l.T, s->H, s->D), o = TAKE(b, DT_F32, l.T, s->H, s->D),
+           lse = TAKE(b, DT_F32, l.T, s->H);
     /* pairs of a query head's row and a key; 2 D multiply-adds each, backward 5 D */
     double pairs = (double)l.T * s->H * (c.P + c.past + 0.5 * (c.n + 1));
     double moved = 8.0 * s->G * s->D * (c.P + (double)c.S * (c.past + c.n));
@@ -294,7 +313,8 @@ static void bench_attn_one(Bench *b, Crowd c) {
             learned[i] = some(TAKE(b, DT_F32, prefix_pages, s->G, KV_PAGE, s->D), 0);
         }
         AttnBackArgs back = {dq, own[0], own[1], learned[0], learned[1], d_o, o, lse, q, k, v, plan, 0.125f};
-        RUN(b, "attn_back", 0, 10 * pairs * s->D, b->ops->attn_back(b->stream, &back), "S %d, P %d, %d rows", c.S, c.P, c.n);
+        RUN(b, "attn_back", 0, 10 * pairs * s->D, b->ops->attn_back(b->stream, &back), "S %d, P %d, %d rows",
+            c.S, c.P, c.n);
     }
     b->ops->plan_close(plan);
 }
@@ -311,15 +331,18 @@ static void bench_attn(Bench *b) {
 static Tensor some_logits(Bench *b, int64_t W, int64_t V) {
     Tensor t = TAKE(b, DT_F32, W, V);
     for (int64_t i = 0; i < W * V; i++)
-        ((float *)t.data)[i] = 3 * (noise(i) + noise(5 * i + 1) + noise(7 * i + 2)) + (i % 4999 == 77 ? 14 : 0);
+        ((float *)t.data)[i] =
+            3 * (noise(i) + noise(5 * i + 1) + noise(7 * i + 2)) + (i % 4999 == 77 ? 14 : 0);
     return t;
 }
 
 static void bench_distill(Bench *b) {
     enum { W = 128, K = 20 };
     const int64_t V = b->shape->V;
-    Tensor logits = some_logits(b, W, V), loss = TAKE(b, DT_F32, W), kl = TAKE(b, DT_F32, W), best = TAKE(b, DT_I32, W);
-    Tensor first = counted(b, W + 1, 0, K), id = counted(b, W * K, 11, 13), logprob = some(TAKE(b, DT_F32, W * K), 0);
+    Tensor logits = some_logits(b, W, V), loss = TAKE(b, DT_F32, W), kl = TAKE(b, DT_F32, W),
+           best = TAKE(b, DT_I32, W);
+    Tensor first = counted(b, W + 1, 0, K), id = counted(b, W * K, 11, 13),
+           logprob = some(TAKE(b, DT_F32, W * K), 0);
     for (int64_t i = 0; i < W * K; i++) ((float *)logprob.data)[i] = -4;
     DistillArgs a = {loss, kl, best, logits, first, id, logprob, 1.0f, false};
     RUN(b, "distill", 4 * W * V, 0, b->ops->distill(b->stream, &a), "%d x %lld, loss only", W, (long long)V);
@@ -333,16 +356,23 @@ static void bench_choice(Bench *b) {
     Tensor logits = some_logits(b, W, V), ids = TAKE(b, DT_I32, W, K), logprobs = TAKE(b, DT_F32, W, K);
     TopkArgs top = {ids, logprobs, logits};
     RUN(b, "topk", 4 * W * V, 0, b->ops->topk(b->stream, &top), "%d x %lld, K %d", W, (long long)V, K);
-    Tensor id = TAKE(b, DT_I32, W), logprob = TAKE(b, DT_F32, W), temperature = TAKE(b, DT_F32, W), top_p = TAKE(b, DT_F32, W);
+    Tensor id = TAKE(b, DT_I32, W), logprob = TAKE(b, DT_F32, W), temperature = TAKE(b, DT_F32, W),
+           top_p = TAKE(b, DT_F32, W);
     Tensor min_p = some(TAKE(b, DT_F32, W), 0), counter = counted(b, W, 0, 1), seed = counted(b, 2 * W, 0, 1);
-    SampleArgs a = {id, logprob, logits, temperature, top_p, min_p, counted(b, W, 0, 0), counter, tensor_shape(seed, W, 2)};
-    const struct { const char *what; float temperature, top_p; } how[] = {{"greedy", 0, 1}, {"drawn", 1, 1}, {"top_p 0.9", 1, 0.9f}};
+    Tensor all = counted(b, W, 0, 0);
+    seed = tensor_shape(seed, W, 2);
+    SampleArgs a = {id, logprob, logits, temperature, top_p, min_p, all, counter, seed};
+    const struct {
+        const char *what;
+        float temperature, top_p;
+    } how[] = {{"greedy", 0, 1}, {"drawn", 1, 1}, {"top_p 0.9", 1, 0.9f}};
     for (int i = 0; i < 3; i++) {
         for (int w = 0; w < W; w++) {
             ((float *)temperature.data)[w] = how[i].temperature;
             ((float *)top_p.data)[w] = how[i].top_p;
         }
-        RUN(b, "sample", 4 * W * V, 0, b->ops->sample(b->stream, &a), "%d x %lld, %s", W, (long long)V, how[i].what);
+        RUN(b, "sample", 4 * W * V, 0, b->ops->sample(b->stream, &a), "%d x %lld, %s", W, (long long)V,
+            how[i].what);
     }
 }
 
@@ -351,20 +381,29 @@ static void bench_adam(Bench *b) {
     const int64_t G = b->shape->G, D = b->shape->D, count = (int64_t)SLICES * N * G * KV_PAGE * D;
     Tensor p = SOME(b, DT_F32, SLICES, N, G, KV_PAGE, D), g = SOME(b, DT_F32, SLICES, N, G, KV_PAGE, D);
     Tensor m = SOME(b, DT_F32, SLICES, N, G, KV_PAGE, D), v = TAKE(b, DT_F32, SLICES, N, G, KV_PAGE, D);
-    Tensor pool = TAKE(b, DT_F32, SLICES, N, G, KV_PAGE, D), lr = TAKE(b, DT_F32, N), sum = TAKE(b, DT_F64, 1);
+    Tensor pool = TAKE(b, DT_F32, SLICES, N, G, KV_PAGE, D), lr = TAKE(b, DT_F32, N),
+           sum = TAKE(b, DT_F64, 1);
     memset(v.data, 0, tensor_bytes(v));
     for (int i = 0; i < N; i++) ((float *)lr.data)[i] = 1e-3f;
-    Tensor page = counted(b, N, 0, 1), from = counted(b, N, 0, 0), to = counted(b, N, KV_PAGE, 0), step = counted(b, N, 5, 0);
+    Tensor page = counted(b, N, 0, 1), from = counted(b, N, 0, 0), to = counted(b, N, KV_PAGE, 0),
+           step = counted(b, N, 5, 0);
     SquaredNormArgs norm = {sum, g, from, to};
-    RUN(b, "squared_norm", 4 * count, 0, b->ops->squared_norm(b->stream, &norm), "%lld numbers", (long long)count);
+    RUN(b, "squared_norm", 4 * count, 0, b->ops->squared_norm(b->stream, &norm), "%lld numbers",
+        (long long)count);
     AdamArgs a = {p, g, m, v, pool, page, from, to, lr, step, 0.9f, 0.95f, 1e-8f, 1, DT_BF16};
     RUN(b, "adam", 36 * count, 0, b->ops->adam(b->stream, &a), "%lld numbers", (long long)count);
 }
 
-static const struct { const char *name; void (*run)(Bench *b); } groups[] = {
-    {"linear", bench_linear}, {"linear_back", bench_linear_back}, {"attn", bench_attn}, {"rows", bench_rows},
-    {"norm", bench_norm},     {"rope", bench_rope},               {"swiglu", bench_swiglu}, {"pages", bench_pages},
-    {"distill", bench_distill}, {"choice", bench_choice},         {"adam", bench_adam},
+static const struct {
+    const char *name;
+    void (*run)(Bench *b);
+} groups[] = {
+    {"linear", bench_linear},   {"linear_back", bench_linear_back},
+    {"attn", bench_attn},       {"rows", bench_rows},
+    {"norm", bench_norm},       {"rope", bench_rope},
+    {"swiglu", bench_swiglu},   {"pages", bench_pages},
+    {"distill", bench_distill}, {"choice", bench_choice},
+    {"adam", bench_adam},
 };
 
 static void run_groups(Bench *b) {

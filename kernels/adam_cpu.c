@@ -1,4 +1,4 @@
-/* adam_cpu.c -- one Adam step on pages, and the norm of a gradient. Memory speed: every number is read once. */
+/* adam_cpu.c -- one Adam step on pages, and the norm of a gradient. Every number is read once. */
 #include "kernels/cpu.h"
 #include "kernels/cpu_vector.h"
 
@@ -10,10 +10,15 @@ typedef struct Step {
 
 static Step step_of(const AdamArgs *a, int64_t page) {
     double n = ((const int32_t *)a->step.data)[page];
-    return (Step){.beta1 = a->beta1, .rest1 = (float)(1 - (double)a->beta1),
-                  .beta2 = a->beta2, .rest2 = (float)(1 - (double)a->beta2),
-                  .eps = a->eps, .grad_scale = a->grad_scale, .lr = ((const float *)a->lr.data)[page],
-                  .correct1 = (float)(1 / (1 - pow(a->beta1, n))), .correct2 = (float)(1 / (1 - pow(a->beta2, n))),
+    return (Step){.beta1 = a->beta1,
+                  .rest1 = (float)(1 - (double)a->beta1),
+                  .beta2 = a->beta2,
+                  .rest2 = (float)(1 - (double)a->beta2),
+                  .eps = a->eps,
+                  .grad_scale = a->grad_scale,
+                  .lr = ((const float *)a->lr.data)[page],
+                  .correct1 = (float)(1 / (1 - pow(a->beta1, n))),
+                  .correct2 = (float)(1 / (1 - pow(a->beta2, n))),
                   .round = a->keep == DT_BF16};
 }
 
@@ -66,8 +71,8 @@ Status CPU(adam)(Stream *s, const AdamArgs *a) {
         float *grad = (float *)a->g.data + i * block;
         int64_t in_pool = ((slice * pages + page[at]) * G + g) * block + first, here = i * block + first;
         Step step = step_of(a, at);
-        Place place = {(float *)a->p.data + here, grad + first, (float *)a->m.data + here, (float *)a->v.data + here,
-                       (float *)a->pool.data + in_pool};
+        Place place = {(float *)a->p.data + here, grad + first, (float *)a->m.data + here,
+                       (float *)a->v.data + here, (float *)a->pool.data + in_pool};
         if (to[at] > from[at]) update_rows(&step, place, (to[at] - from[at]) * D);
         memset(grad, 0, sizeof *grad * (size_t)block);
     }

@@ -3,9 +3,10 @@
  *   P^T  = exp(K q^T - lse)     dP^T = V dO^T      dS = scale P (dP - delta),  delta = rowsum(dO o)
  *   dV  += P^T dO               dK  += dS^T q      dQ  += dS K
  *
- * Layout and blocks are those of attn_cpu.c. A task owns its keys' gradients and goes over the tiles of all rows that
- * read them in order, so nothing is added by two threads; ranges that share a gradient page are in different waves.
- * What a chunk gives to dq lies in slots until all chunks of the pass are done and is then added in their order. */
+ * Layout and blocks are those of attn_cpu.c. A task owns its keys' gradients and goes over the tiles of all
+ * rows that read them in order, so nothing is added by two threads; ranges that share a gradient page are in
+ * different waves. What a chunk gives to dq lies in slots until all chunks of the pass are done and is then
+ * added in their order. */
 #include "kernels/attn_plan_cpu.h"
 #include "kernels/cpu_matmul.h"
 
@@ -45,7 +46,8 @@ static void transpose(float *to, const float *from, int64_t lanes, int64_t D, fl
 
 /* Lanes without a row see no key and have an infinite lse: their P and dS are zero. */
 static int64_t load_tile(Work *w, const CpuPlan *p, const AttnBackArgs *a, const Tile *tile, int64_t g) {
-    int64_t D = p->limits.head_dim, H = p->limits.heads, group = H / p->limits.kv_heads, n = tile->rows * group;
+    int64_t D = p->limits.head_dim, H = p->limits.heads, group = H / p->limits.kv_heads,
+            n = tile->rows * group;
     int64_t lanes = (n + 7) / 8 * 8;
     const float *lse = a->lse.data;
     load_rows(w->q, a->q, p, tile, g, lanes);
@@ -90,8 +92,8 @@ static Target target_of(const CpuPlan *p, const AttnBackArgs *a, Run run, int64_
     return (Target){(float *)dk.data + at, (float *)dv.data + at};
 }
 
-static void back_run(Work *w, const CpuPlan *p, const AttnBackArgs *a, Run run, int64_t g, int64_t key, int64_t n,
-                     int64_t lanes) {
+static void back_run(Work *w, const CpuPlan *p, const AttnBackArgs *a, Run run, int64_t g, int64_t key,
+                     int64_t n, int64_t lanes) {
     int64_t D = p->limits.head_dim, at = run_index(p, run, g, run.page);
     const float *k = (const float *)a->k.data + at, *v = (const float *)a->v.data + at;
     Target to = target_of(p, a, run, g);
@@ -109,8 +111,8 @@ static void back_run(Work *w, const CpuPlan *p, const AttnBackArgs *a, Run run, 
 static void keep_dq(const Work *w, const CpuPlan *p, const Pass *at, const Task *t, const Tile *tile) {
     int64_t D = p->limits.head_dim, H = p->limits.heads, group = H / p->limits.kv_heads;
     for (int64_t i = 0; i < tile->rows; i++)
-        memcpy(p->part + (slot_of(p, at, t->chunk, tile->row[i]) * H + t->head * group) * D, w->dq + i * group * D,
-               sizeof(float) * (size_t)(group * D));
+        memcpy(p->part + (slot_of(p, at, t->chunk, tile->row[i]) * H + t->head * group) * D,
+               w->dq + i * group * D, sizeof(float) * (size_t)(group * D));
 }
 
 static void back_task(const CpuPlan *p, const AttnBackArgs *a, const Pass *at, const Task *t) {

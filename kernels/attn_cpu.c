@@ -1,8 +1,9 @@
 /* attn_cpu.c -- attention over segments of pages: flash attention in tasks of (chunk of keys, tile of rows).
  *
- * Lanes of a vector are rows: scores of a page lie as [keys, lanes], so that maxima and sums over keys need nothing
- * across lanes and neither keys nor values are ever repacked. Each chunk starts from nothing, its result is kept, and
- * results are merged in the order of the sequence's segments (attn_plan_cpu.h says why that fixes the bits).
+ * Lanes of a vector are rows: scores of a page lie as [keys, lanes], so that maxima and sums over keys need
+ * nothing across lanes and neither keys nor values are ever repacked. Each chunk starts from nothing, its
+ * result is kept, and results are merged in the order of the sequence's segments (attn_plan_cpu.h says why
+ * that fixes the bits).
  *
  * Bound by arithmetic for many rows, by reading keys and values for a few. */
 #include "kernels/attn_plan_cpu.h"
@@ -10,11 +11,13 @@
 
 /* What a thread works in. */
 typedef struct Work {
-    float *q;                  /* [D,lanes] scaled queries, transposed */
-    float *scores;             /* [KV_PAGE,lanes], then their exponentials */
-    float *sum_v;              /* [lanes,D] */
-    float *largest, *sum, *keep; /* [lanes] running maximum and sum; what a new maximum leaves of the old sums */
-    int32_t *sees;             /* [lanes] keys of the chunk */
+    float *q;      /* [D,lanes] scaled queries, transposed */
+    float *scores; /* [KV_PAGE,lanes], then their exponentials */
+    float *sum_v;  /* [lanes,D] */
+    float *largest; /* [lanes] running maximum, */
+    float *sum;     /* [lanes] sum, */
+    float *keep;    /* [lanes] and what a new maximum leaves of the old sums */
+    int32_t *sees; /* [lanes] keys of the chunk */
 } Work;
 
 static Work work_of(const CpuPlan *p) {
@@ -27,9 +30,10 @@ static Work work_of(const CpuPlan *p) {
     return w;
 }
 
-/* Lanes of a tile: (row, query head of the group), rounded up to whole vectors; those left over see no key. */
+/* Lanes of a tile: (row, query head of the group), in whole vectors; those left over see no key. */
 static int64_t load_queries(Work *w, const CpuPlan *p, const AttnArgs *a, const Tile *tile, int64_t g) {
-    int64_t D = p->limits.head_dim, H = p->limits.heads, group = H / p->limits.kv_heads, n = tile->rows * group;
+    int64_t D = p->limits.head_dim, H = p->limits.heads, group = H / p->limits.kv_heads,
+            n = tile->rows * group;
     int64_t lanes = (n + 7) / 8 * 8;
     float *rows = w->sum_v; /* not in use yet */
     for (int64_t i = 0; i < lanes; i++) {
@@ -42,7 +46,8 @@ static int64_t load_queries(Work *w, const CpuPlan *p, const AttnArgs *a, const 
         memcpy(rows + i * group * D, (const float *)a->q.data + (tile->row[i] * H + g * group) * D,
                sizeof *rows * (size_t)(group * D));
     for (int64_t i = 0; i < lanes; i += 8)
-        for (int64_t d = 0; d < D; d += 8) transpose8(w->q + d * lanes + i, lanes, rows + i * D + d, D, a->scale);
+        for (int64_t d = 0; d < D; d += 8)
+            transpose8(w->q + d * lanes + i, lanes, rows + i * D + d, D, a->scale);
     memset(w->sum_v, 0, sizeof *w->sum_v * (size_t)(lanes * D));
     return lanes;
 }
@@ -54,7 +59,8 @@ static void hide(Work *w, int64_t lanes, int64_t key, int64_t keys) {
             I8 sees;
             memcpy(&sees, w->sees + i, sizeof sees);
             F8 score = f8_load(w->scores + j * lanes + i);
-            f8_store(w->scores + j * lanes + i, f8_where(sees > (int32_t)(key + j), score, f8_all(-INFINITY)));
+            f8_store(w->scores + j * lanes + i,
+                     f8_where(sees > (int32_t)(key + j), score, f8_all(-INFINITY)));
         }
 }
 
@@ -79,12 +85,14 @@ static void soften(Work *w, int64_t lanes, int64_t keys, int64_t i) {
 static void rescale(Work *w, int64_t n, int64_t D) {
     for (int64_t i = 0; i < n; i++) {
         if (w->keep[i] == 1.0f) continue;
-        for (int64_t d = 0; d < D; d += 8) f8_store(w->sum_v + i * D + d, f8_load(w->sum_v + i * D + d) * f8_all(w->keep[i]));
+        for (int64_t d = 0; d < D; d += 8)
+            f8_store(w->sum_v + i * D + d, f8_load(w->sum_v + i * D + d) * f8_all(w->keep[i]));
     }
 }
 
 /* One chunk of keys for one tile: leaves maximum, sum and weighted values in w. */
-static void attend(Work *w, const CpuPlan *p, const AttnArgs *a, const Task *t, const Tile *tile, int64_t lanes) {
+static void attend(Work *w, const CpuPlan *p, const AttnArgs *a, const Task *t, const Tile *tile,
+                   int64_t lanes) {
     int64_t D = p->limits.head_dim, n = tile->rows * (p->limits.heads / p->limits.kv_heads);
     int64_t first = t->chunk * CHUNK;
     for (int64_t key = 0; key < tile->sees_most;) {
@@ -121,7 +129,8 @@ static void attend_task(const CpuPlan *p, const AttnArgs *a, const Pass *at, con
 /* ---- merging ---- */
 
 /* o, largest, sum (+)= a part, both unnormalised. */
-static void merge(float *o, float *largest, float *sum, const float *part, float part_max, float part_sum, int64_t D) {
+static void merge(float *o, float *largest, float *sum, const float *part, float part_max, float part_sum,
+                  int64_t D) {
     if (part_max == -INFINITY) return;
     if (*largest == -INFINITY) {
         memcpy(o, part, sizeof *o * (size_t)D);

@@ -14,13 +14,15 @@ static int64_t round8(int64_t n) {
     return (n + 7) / 8 * 8;
 }
 
-/* Backward needs most: four copies of a tile's rows and the sum for dq, two blocks of scores, numbers per lane. */
+/* Backward needs most: four copies of a tile's rows and the sum for dq, two blocks of scores, numbers per
+ * lane. */
 static int64_t scratch_floats(const CpuPlan *p) {
     int64_t lanes = p->lanes, D = p->limits.head_dim;
     return round8(5 * lanes * D + 2 * lanes * KV_PAGE + 8 * lanes);
 }
 
-/* Enough that training batches advance four chunks at a time and a few decoding rows all their chunks at once. */
+/* Enough that training batches advance four chunks at a time and a few decoding rows all their chunks at
+ * once. */
 static int64_t slots_wanted(const AttnLimits *m) {
     int64_t rows = 4 * (int64_t)m->rows;
     return rows > 512 ? rows : 512;
@@ -51,12 +53,12 @@ static Status check_limits(const AttnLimits *m) {
     NEED(m->kv_heads >= 1 && m->heads >= 1 && m->heads % m->kv_heads == 0, ST_ARG,
          "attn: %d query heads over %d key heads is no whole number", m->heads, m->kv_heads);
     NEED(m->rows >= 1 && m->seqs >= 1 && m->segments >= 1 && m->entries >= 1 && m->pages >= 1, ST_ARG,
-         "attn: a plan for %d rows, %d sequences, %d segments, %d entries, %d pages is empty", m->rows, m->seqs,
-         m->segments, m->entries, m->pages);
-    NEED(m->act == DT_F32, ST_UNSUPPORTED, "attn: activations in %s; the cpu backend computes in f32 (ref takes the rest)",
-         dtype_name(m->act));
-    NEED(m->head_dim >= 8 && m->head_dim % 8 == 0, ST_UNSUPPORTED, "attn: head size %d, wanted a multiple of 8",
-         m->head_dim);
+         "attn: a plan for %d rows, %d sequences, %d segments, %d entries, %d pages is empty", m->rows,
+         m->seqs, m->segments, m->entries, m->pages);
+    NEED(m->act == DT_F32, ST_UNSUPPORTED,
+         "attn: activations in %s; the cpu backend computes in f32 (ref takes the rest)", dtype_name(m->act));
+    NEED(m->head_dim >= 8 && m->head_dim % 8 == 0, ST_UNSUPPORTED,
+         "attn: head size %d, wanted a multiple of 8", m->head_dim);
     return ST_OK;
 }
 
@@ -109,7 +111,8 @@ static int64_t range_pages(const Range *r) {
 
 static bool same_keys(const CpuPlan *p, const Range *a, const Range *b) {
     return a->length == b->length && a->from % KV_PAGE == b->from % KV_PAGE &&
-           !memcmp(p->page + first_page(a), p->page + first_page(b), sizeof *p->page * (size_t)range_pages(a));
+           !memcmp(p->page + first_page(a), p->page + first_page(b),
+                   sizeof *p->page * (size_t)range_pages(a));
 }
 
 static bool share_page(const CpuPlan *p, const Range *a, const Range *b) {
@@ -164,8 +167,8 @@ static void find_ranges(CpuPlan *p, const AttnLayout *l) {
     }
 }
 
-/* Sorts the drafts by wave and points `joined` at the sorted ones. Counts, then places; draft[i].reader is borrowed to
- * remember where a draft went. */
+/* Sorts the drafts by wave and points `joined` at the sorted ones. Counts, then places; draft[i].reader is
+ * borrowed to remember where a draft went. */
 static void sort_ranges(CpuPlan *p, int32_t segments) {
     memset(p->wave, 0, sizeof *p->wave * ((size_t)p->waves + 1));
     for (int32_t i = 0; i < p->ranges; i++) p->wave[p->draft[i].wave]++;

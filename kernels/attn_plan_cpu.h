@@ -1,13 +1,14 @@
 /* attn_plan_cpu.h -- how the fast CPU backend cuts a batch's attention into tasks.
  *
- *   range   keys that are read together: one prefix with all sequences that read it, or one sequence's own keys
+ *   range   keys that are read together: a prefix with all sequences that read it, or a sequence's own keys
  *   wave    ranges of which no two are read by the same row, nor (backward) add to the same gradient page
- *   chunk   CHUNK keys of a range, counted from its first key: the unit whose result is kept apart and then merged
+ *   chunk   CHUNK keys of a range, counted from its first: their result is kept apart and then merged
  *   tile    rows of a range's readers times the query heads of one group: TILE_LANES lanes side by side
  *
- * A task is (range, chunk, key head, tile), backward (range, chunk, key head). Its results go to slots, one per (row,
- * chunk) in flight, and are merged chunk by chunk in the order in which the sequence lists its segments. So neither
- * sharing nor the number of slots nor threads changes a row's bits: chunks are cut by the range's own length. */
+ * A task is (range, chunk, key head, tile), backward (range, chunk, key head). Its results go to slots, one
+ * per (row, chunk) in flight, and are merged chunk by chunk in the order in which the sequence lists its
+ * segments. So neither sharing nor the number of slots nor threads changes a row's bits: chunks are cut by
+ * the range's own length. */
 #ifndef KERNELS_ATTN_PLAN_CPU_H
 #define KERNELS_ATTN_PLAN_CPU_H
 
@@ -18,7 +19,8 @@ enum {
     TILE_LANES = 48, /* scores of a page of keys: 12 KiB, so that they stay in the first-level cache */
 };
 
-typedef struct Reader { int32_t row, rows, start; } Reader; /* rows of the batch; rows of the readers before this one */
+/* Rows of the batch; `start`: rows of the readers before this one. */
+typedef struct Reader { int32_t row, rows, start; } Reader;
 
 typedef struct Range {
     int32_t first, from, length; /* as in Segment; indexes the plan's page list */
@@ -102,7 +104,8 @@ typedef struct Run { int32_t page, offset, keys; } Run;
 /* The run that begins at key `key` of a range and ends before `end` or with its page. */
 static inline Run run_at(const CpuPlan *p, const Range *r, int64_t key, int64_t end) {
     int64_t row = r->from + key, left = KV_PAGE - row % KV_PAGE;
-    return (Run){p->page[r->first + row / KV_PAGE], (int32_t)(row % KV_PAGE), (int32_t)(end - key < left ? end - key : left)};
+    return (Run){p->page[r->first + row / KV_PAGE], (int32_t)(row % KV_PAGE),
+                 (int32_t)(end - key < left ? end - key : left)};
 }
 
 static inline int64_t run_index(const CpuPlan *p, Run run, int64_t g, int32_t page) {

@@ -1,11 +1,12 @@
 /* cpu.h -- the fast CPU backend: what its operations share.
  *
- * Every *_cpu.c that computes is compiled twice, once for AVX2 with FMA and once for whatever the compiler's baseline
- * is, and CPU(name) gives the two copies their names. The vectors of cpu_vector.h are the compiler's own, so one text
- * serves both. ops_cpu asks the machine which copy to call: one binary runs anywhere and is fast where it can be.
+ * Every *_cpu.c that computes is compiled twice, once for AVX2 with FMA and once for whatever the compiler's
+ * baseline is, and CPU(name) gives the two copies their names. The vectors of cpu_vector.h are the compiler's
+ * own, so one text serves both. ops_cpu asks the machine which copy to call: one binary runs anywhere and is
+ * fast where it can be.
  *
- * Work is cut into parts by sizes alone, never by the number of threads, and a part is always computed in the same
- * order: threads only decide who does it. Hence the same bits with any number of them. */
+ * Work is cut into parts by sizes alone, never by the number of threads, and a part is always computed in the
+ * same order: threads only decide who does it. Hence the same bits with any number of them. */
 #ifndef KERNELS_CPU_H
 #define KERNELS_CPU_H
 
@@ -19,9 +20,9 @@
 typedef struct Ranked { float value; int32_t id; } Ranked;
 
 enum {
-    SKINNY_ROWS = 48,    /* up to here linear multiplies without sgemm: bench_ops shows where the two cross */
-    SKINNY_OUTPUTS = 6,  /* of these at a time */
-    PANEL_COLUMNS = 192, /* a converted piece of a weight: 288 KiB, so that what sgemm packs stays in the same cache */
+    SKINNY_ROWS = 48,   /* up to here linear multiplies without sgemm: bench_ops shows where the two cross */
+    SKINNY_OUTPUTS = 6, /* of these at a time */
+    PANEL_COLUMNS = 192, /* a converted piece of a weight: 288 KiB, beside what sgemm packs in the same cache */
     PANEL_DEPTH = 384,
 };
 

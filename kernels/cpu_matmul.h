@@ -1,12 +1,12 @@
 /* cpu_matmul.h -- small products of f32 matrices, for attention.
  *
- * C (+)= A B, where element (i, k) of A lies at a[i * ai + k * ak] and the rows of B and C are dense. With both
- * strides of A free, the same code does q k^T, p v and all five products of the backward pass on blocks that fit the
- * first-level cache, without packing: A is read one number at a time anyway.
+ * C (+)= A B, where element (i, k) of A lies at a[i * ai + k * ak] and the rows of B and C are dense. With
+ * both strides of A free, the same code does q k^T, p v and all five products of the backward pass on blocks
+ * that fit the first-level cache, without packing: A is read one number at a time anyway.
  *
- * Every element of C is one chain of multiply-adds over k = 0, 1, ..: its bits depend on its own row of A and column
- * of B only, not on the shape of the block it was computed in. The promise that a row's attention has the same bits in
- * any company rests on this. */
+ * Every element of C is one chain of multiply-adds over k = 0, 1, ..: its bits depend on its own row of A and
+ * column of B only, not on the shape of the block it was computed in. The promise that a row's attention has
+ * the same bits in any company rests on this. */
 #ifndef KERNELS_CPU_MATMUL_H
 #define KERNELS_CPU_MATMUL_H
 
@@ -15,9 +15,10 @@
 typedef struct Factor { const float *at; int64_t i, k; } Factor; /* a, ai, ak */
 typedef struct Rows { const float *at; int64_t ld; } Rows;
 
-/* `rows` x 8*`vectors` elements of C; both are constants where this is called: 12 sums, 2 of B and one of A fill the
- * sixteen registers. */
-VECTOR_FN void matmul_tile(int rows, int vectors, float *c, int64_t ldc, Factor a, Rows b, int64_t K, int add) {
+/* `rows` x 8*`vectors` elements of C; both are constants where this is called: 12 sums, 2 of B and one of A
+ * fill the sixteen registers. */
+VECTOR_FN void matmul_tile(int rows, int vectors, float *c, int64_t ldc, Factor a, Rows b, int64_t K,
+                           int add) {
     F8 sum[6][2];
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++)
@@ -40,7 +41,8 @@ VECTOR_FN void matmul_tile(int rows, int vectors, float *c, int64_t ldc, Factor 
         for (int j = 0; j < vectors; j++) f8_store(c + i * ldc + 8 * j, sum[i][j]);
 }
 
-VECTOR_FN void matmul_columns(int vectors, float *c, int64_t ldc, Factor a, Rows b, int64_t M, int64_t K, int add) {
+VECTOR_FN void matmul_columns(int vectors, float *c, int64_t ldc, Factor a, Rows b, int64_t M, int64_t K,
+                              int add) {
     for (; M >= 6; M -= 6, c += 6 * ldc, a.at += 6 * a.i) matmul_tile(6, vectors, c, ldc, a, b, K, add);
     switch (M) {
     case 5: matmul_tile(5, vectors, c, ldc, a, b, K, add); break;

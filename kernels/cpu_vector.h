@@ -1,7 +1,7 @@
 /* cpu_vector.h -- eight floats at a time, in the compiler's vector types.
  *
- * With AVX2 these become single instructions; elsewhere the compiler cuts them into what the machine has. The copies
- * of a kernel that see FMA and those that do not differ in rounding, never in the order of a sum. */
+ * With AVX2 these become single instructions; elsewhere the compiler cuts them into what the machine has. The
+ * copies of a kernel that see FMA and those that do not differ in rounding, never in the order of a sum. */
 #ifndef KERNELS_CPU_VECTOR_H
 #define KERNELS_CPU_VECTOR_H
 
@@ -133,9 +133,10 @@ static inline void cpu_widen(float *to, Tensor from, int64_t first, int64_t n) {
     }
 }
 
-/* e^x, off by less than two units in the last place; 0 below -87.3 (where results would be denormal), infinity above
- * 88.4, NaN stays. x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial for e^r (Cephes' coefficients), and 2^n built from
- * its bits: the number that is added to round n carries the exponent's bias, so that one shift is all it takes. */
+/* e^x, off by less than two units in the last place; 0 below -87.3 (where results would be denormal),
+ * infinity above 88.4, NaN stays. x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial for e^r (Cephes'
+ * coefficients), and 2^n built from its bits: the number that is added to round n carries the exponent's
+ * bias, so that one shift is all it takes. */
 VECTOR_FN F8 f8_exp(F8 x) {
     const F8 shift = f8_all(12582912.0f + 127); /* 1.5 * 2^23: adding it rounds to a whole number */
     F8 inside = f8_max(f8_min(x, f8_all(89.0f)), f8_all(-87.3f));
@@ -169,8 +170,8 @@ static inline double f8_squares(const float *x, int64_t n) {
     return sum;
 }
 
-/* Sine and cosine of any angle a position can have: the reduction by quarter turns is done in double, where it costs
- * nothing next to the care that f32 would need. */
+/* Sine and cosine of any angle a position can have: the reduction by quarter turns is done in double, where
+ * it costs nothing next to the care that f32 would need. */
 VECTOR_FN void f8_sincos(F8 x, F8 *sine, F8 *cosine) {
     const D8 shift = {0x1.8p52, 0x1.8p52, 0x1.8p52, 0x1.8p52, 0x1.8p52, 0x1.8p52, 0x1.8p52, 0x1.8p52};
     D8 wide = __builtin_convertvector(x, D8);

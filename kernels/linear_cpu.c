@@ -1,11 +1,12 @@
 /* linear_cpu.c -- y = x w^T + b and its way back, weights in bf16.
  *
- *   skinny   up to SKINNY_ROWS rows: a few weight rows at a time become f32 in the first-level cache, and each meets
- *            every row of x: no packing, so a decoding step takes as long as reading 2 bytes a weight
- *   tiles    else: a piece of the weight becomes f32, sgemm does the rest: packing pays once many rows share it
+ *   skinny   up to SKINNY_ROWS rows: a few weight rows at a time become f32 in the first-level cache, and
+ *            each meets every row of x. No packing: decoding takes as long as reading 2 bytes a weight
+ *   tiles    else: a piece of the weight becomes f32 and sgemm does the rest: packing pays once many rows
+ *            share it
  *
- * sgemm is called by one thread for one tile. Tiles are cut by sizes only, and OpenBLAS computes a tile alone the
- * same way every time, so the number of threads changes no bit. */
+ * sgemm is called by one thread for one tile. Tiles are cut by sizes only, and OpenBLAS computes a tile alone
+ * the same way every time, so the number of threads changes no bit. */
 #include <cblas.h>
 #undef I
 
@@ -21,7 +22,7 @@ static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-/* OpenBLAS asks OpenMP how many threads it may use, and would start more inside a region that has only one. */
+/* OpenBLAS asks OpenMP how many threads it may use, and would start more inside a region of one. */
 static void alone(void) {
 #ifdef _OPENMP
     omp_set_num_threads(1);
@@ -42,9 +43,10 @@ static void linear_tile(const LinearArgs *a, const float *bias, int64_t row, int
     float *y = (float *)a->y.data + row * outputs + column;
     for (int64_t k = 0; k < width; k += PANEL_DEPTH) {
         int64_t depth = least(PANEL_DEPTH, width - k);
-        for (int64_t c = 0; c < columns; c++) cpu_widen(panel + c * depth, a->w, (column + c) * width + k, depth);
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)depth, 1, x + k, (int)width,
-                    panel, (int)depth, k || a->accumulate ? 1 : 0, y, (int)outputs);
+        for (int64_t c = 0; c < columns; c++)
+            cpu_widen(panel + c * depth, a->w, (column + c) * width + k, depth);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)depth, 1, x + k,
+                    (int)width, panel, (int)depth, k || a->accumulate ? 1 : 0, y, (int)outputs);
     }
     if (bias) add_bias(y, outputs, rows, bias + column, columns);
 }
@@ -69,7 +71,8 @@ static void back_tile(const LinearBackArgs *a, int64_t row, int64_t column, floa
     float *dx = (float *)a->dx.data + row * width + column;
     for (int64_t k = 0; k < outputs; k += PANEL_DEPTH) {
         int64_t depth = least(PANEL_DEPTH, outputs - k);
-        for (int64_t o = 0; o < depth; o++) cpu_widen(panel + o * columns, a->w, (k + o) * width + column, columns);
+        for (int64_t o = 0; o < depth; o++)
+            cpu_widen(panel + o * columns, a->w, (k + o) * width + column, columns);
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)columns, (int)depth, 1, dy + k,
                     (int)outputs, panel, (int)columns, k || a->accumulate ? 1 : 0, dx, (int)width);
     }
@@ -95,8 +98,9 @@ Status CPU(linear_back)(Stream *stream, const LinearBackArgs *a) {
 
 /* ---- skinny ---- */
 
-/* Sixteen bf16 weights are eight 32-bit words, each the upper half of one float beside the upper half of the next: a
- * shift and a mask make them floats, the eight even ones and then the odd ones. The inputs are put in the same order. */
+/* Sixteen bf16 weights are eight 32-bit words, each the upper half of one float beside the upper half of the
+ * next: a shift and a mask make them floats, the eight even ones and then the odd ones. The inputs are put in
+ * the same order. */
 static void repack(float *to, const float *x, int64_t width, int64_t padded) {
     for (int64_t i = 0; i < padded; i++) {
         int64_t from = i / 16 * 16 + i % 8 * 2 + (i / 8 % 2);
@@ -123,9 +127,10 @@ static void unpack(float *to, const uint16_t *w, int64_t width) {
     unpack16(to + i, rest);
 }
 
-/* out[o][t] = w[o] . x[t]. Both counts are constants where this is called, so that the sums stay in registers: 12 of
- * them at most, which leaves one for each output's weights and one for x. Every sum adds its products in the same
- * order, whatever the counts: up to SKINNY_ROWS, a row's result does not depend on how many there are. */
+/* out[o][t] = w[o] . x[t]. Both counts are constants where this is called, so that the sums stay in
+ * registers: 12 of them at most, which leaves one for each output's weights and one for x. Every sum adds its
+ * products in the same order, whatever the counts: up to SKINNY_ROWS, a row's result does not depend on how
+ * many there are. */
 VECTOR_FN void dots(int outputs, int rows, float out[][4], const float *w, const float *x, int64_t ld) {
     F8 sum[6][4];
 #pragma GCC unroll 6
@@ -159,8 +164,8 @@ static void dots_of_rows(int64_t rows, float out[][4], const float *w, const flo
     }
 }
 
-static void store_dots(const LinearArgs *a, const float *bias, float out[][4], int64_t outputs, int64_t rows, int64_t o,
-                       int64_t t) {
+static void store_dots(const LinearArgs *a, const float *bias, float out[][4], int64_t outputs, int64_t rows,
+                       int64_t o, int64_t t) {
     int64_t ldy = a->w.dim[0];
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < outputs; c++) {
@@ -170,11 +175,14 @@ static void store_dots(const LinearArgs *a, const float *bias, float out[][4], i
         }
 }
 
-/* OUTPUTS rows of the weight for all rows of x; the last ones of a weight are computed beside whatever was there. */
-static void skinny_part(const LinearArgs *a, const float *bias, const float *x, int64_t ld, int64_t o, float *unpacked) {
+/* OUTPUTS rows of the weight for all rows of x; the last ones of a weight are computed beside whatever was
+ * there. */
+static void skinny_part(const LinearArgs *a, const float *bias, const float *x, int64_t ld, int64_t o,
+                        float *unpacked) {
     int64_t width = a->x.dim[1], T = a->x.dim[0], outputs = least(OUTPUTS, a->w.dim[0] - o);
     float out[OUTPUTS][4];
-    for (int64_t c = 0; c < outputs; c++) unpack(unpacked + c * ld, (const uint16_t *)a->w.data + (o + c) * width, width);
+    for (int64_t c = 0; c < outputs; c++)
+        unpack(unpacked + c * ld, (const uint16_t *)a->w.data + (o + c) * width, width);
     for (int64_t t = 0; t < T; t += 4) {
         dots_of_rows(least(4, T - t), out, unpacked, x + t * ld, ld);
         store_dots(a, bias, out, outputs, least(4, T - t), o, t);

@@ -1,8 +1,9 @@
-/* logits_cpu.c -- what is done with rows of logits: the distillation loss, the best candidates, a drawn token.
+/* logits_cpu.c -- what is done with rows of logits: the distillation loss, the best candidates, a drawn
+ * token.
  *
- * A row (49152 logits: 192 KiB) stays in the second-level cache, so that the passes over it cost one reading of
- * memory. Nothing sorts a vocabulary: the best are kept in a heap whose root is the worst of them, and of a row nearly
- * all is passed over eight at a time. */
+ * A row (49152 logits: 192 KiB) stays in the second-level cache, so that the passes over it cost one reading
+ * of memory. Nothing sorts a vocabulary: the best are kept in a heap whose root is the worst of them, and of
+ * a row nearly all is passed over eight at a time. */
 #include "kernels/base/random.h"
 #include "kernels/cpu.h"
 #include "kernels/cpu_vector.h"
@@ -55,8 +56,8 @@ static double row_lse(const float *x, int64_t n) {
 
 static Status ranking_space(Stream *stream, const char *op, int64_t V, CpuStream **out) {
     CpuStream *s = cpu_stream(stream);
-    NEED(V <= s->limits.vocab, ST_ARG, "%s: a row of %lld logits, the stream was opened for %d", op, (long long)V,
-         s->limits.vocab);
+    NEED(V <= s->limits.vocab, ST_ARG, "%s: a row of %lld logits, the stream was opened for %d", op,
+         (long long)V, s->limits.vocab);
     *out = s;
     return ST_OK;
 }
@@ -80,7 +81,8 @@ static RowLoss row_loss(const Ranked *kept, const float *logprob, int32_t n, dou
         r.mass += p;
         student += exp(logq);
     }
-    /* The tail as one bucket. Rounded log-probabilities may sum to a little more than one: then there is no tail. */
+    /* The tail as one bucket. Rounded log-probabilities may sum to a little more than one: then there is no
+     * tail. */
     double tail = 1 - r.mass, student_tail = fmax(1 - student, 1e-300);
     if (tail > 0) r.kl += tail * log(tail / student_tail);
     if (r.kl < 0) r.kl = 0; /* not by fmax, which would make a zero of a NaN */
@@ -93,7 +95,8 @@ static void multiply(float *x, int64_t n, float factor) {
     for (; i < n; i++) x[i] *= factor;
 }
 
-/* A gradient replaces the logits: by their exponentials in the pass that sums them, which are then only scaled. */
+/* A gradient replaces the logits: by their exponentials in the pass that sums them, which are then only
+ * scaled. */
 static RowLoss distill_row(const DistillArgs *a, int64_t w, Ranked *kept) {
     int64_t V = a->logits.dim[1];
     float *logits = (float *)a->logits.data + w * V;
@@ -236,9 +239,9 @@ static Ranked worst_of_top_k(const Draw *d, Ranked *ranked) {
     return d->top_p < 1 ? reach(d, ranked, d->top_k, 0, d->top_p * total) : ranked[d->top_k - 1];
 }
 
-/* Without top_k, how many tokens top_p leaves is not known beforehand, and may be most of the vocabulary. So tokens are
- * not ranked but put into bins by their distance from the best one; only the bin in which top_p is reached is ranked.
- * Bins are 1/128 wide; what lies further off than 32 shares the last one. */
+/* Without top_k, how many tokens top_p leaves is not known beforehand, and may be most of the vocabulary. So
+ * tokens are not ranked but put into bins by their distance from the best one; only the bin in which top_p is
+ * reached is ranked. Bins are 1/128 wide; what lies further off than 32 shares the last one. */
 enum { BINS = 4096 };
 
 VECTOR_FN I8 bins_of(const Draw *d, F8 x, F8 *shares) {
@@ -323,7 +326,8 @@ VECTOR_FN U8 u8_all(uint32_t x) {
     return (U8){x, x, x, x, x, x, x, x};
 }
 
-/* random_unit(random_block(seed, counter, id).v[0]) of eight ids in a row: the rounds of random.h, side by side. */
+/* random_unit(random_block(seed, counter, id).v[0]) of eight ids in a row: the rounds of random.h, side by
+ * side. */
 VECTOR_FN F8 eight_units(const Draw *d, int64_t id) {
     const U8 lanes = {0, 1, 2, 3, 4, 5, 6, 7};
     U8 c0 = u8_all((uint32_t)id) + lanes, c1 = u8_all(0), c2 = u8_all((uint32_t)d->counter);
@@ -339,9 +343,9 @@ VECTOR_FN F8 eight_units(const Draw *d, int64_t id) {
     return (__builtin_convertvector((I8)(c0 >> 9), F8) + f8_all(0.5f)) * f8_all(1.0f / 8388608.0f);
 }
 
-/* Which of eight tokens might beat a score that lies `lead` above the best token's weight: noise beats x when its unit
- * is above exp(-exp(-x)), whatever the rounding of f32 (hence the margin). Noise is never above 16.64, as random_unit
- * has 23 bits; most tokens are too far below for any. */
+/* Which of eight tokens might beat a score that lies `lead` above the best token's weight: noise beats x when
+ * its unit is above exp(-exp(-x)), whatever the rounding of f32 (hence the margin). Noise is never
+ * above 16.64, as random_unit has 23 bits; most tokens are too far below for any. */
 VECTOR_FN I8 contenders(const Draw *d, int64_t i, double lead) {
     const float noise_max = 16.64f, margin = 4e-6f;
     F8 below = (eight_logits(d, i) - f8_all(d->best.value)) * f8_all((float)(1 / d->temperature));

@@ -1,5 +1,5 @@
-/* norm_cpu.c -- root-mean-square norm and the way back. A row stays in the first-level cache, so that its second
- * reading is free; sums run in eight lanes, in double every 64 elements of a lane. */
+/* norm_cpu.c -- root-mean-square norm and the way back. A row stays in the first-level cache, so that its
+ * second reading is free; sums run in eight lanes, in double every 64 elements of a lane. */
 #include "kernels/cpu.h"
 #include "kernels/cpu_vector.h"
 
@@ -44,7 +44,8 @@ Status CPU(norm)(Stream *s, const NormArgs *a) {
 }
 
 /* With xhat = x rstd and g = w dy:  dx = rstd (g - xhat mean(g xhat)). */
-static void norm_back_row(float *dx, const float *dy, const float *x, const float *w, float rstd, int64_t C, bool add) {
+static void norm_back_row(float *dx, const float *dy, const float *x, const float *w, float rstd, int64_t C,
+                          bool add) {
     float pull = (float)(dot3(w, dy, x, C) / (double)C * rstd * rstd);
     int64_t i = 0;
     for (; i + 8 <= C; i += 8) {

@@ -8,8 +8,8 @@
 #include "kernels/cpu_vector.h"
 
 Status cpu_f32(const char *op, const char *name, Tensor t) {
-    NEED(!t.data || t.dtype == DT_F32, ST_UNSUPPORTED, "%s: %s is %s; the cpu backend computes in f32 (ref takes the rest)",
-         op, name, dtype_name(t.dtype));
+    NEED(!t.data || t.dtype == DT_F32, ST_UNSUPPORTED,
+         "%s: %s is %s; the cpu backend computes in f32 (ref takes the rest)", op, name, dtype_name(t.dtype));
     return ST_OK;
 }
 
@@ -19,8 +19,8 @@ Status cpu_weights(Stream *stream, const char *op, Tensor w, const float **out) 
         return ST_OK;
     }
     CpuStream *s = cpu_stream(stream);
-    NEED(w.dim[0] <= s->wide_max, ST_ARG, "%s: %lld weights, the stream was opened for %d", op, (long long)w.dim[0],
-         s->wide_max);
+    NEED(w.dim[0] <= s->wide_max, ST_ARG, "%s: %lld weights, the stream was opened for %d", op,
+         (long long)w.dim[0], s->wide_max);
     cpu_widen(s->wide, w, 0, w.dim[0]);
     *out = s->wide;
     return ST_OK;
@@ -47,7 +47,8 @@ static Status check_blas(void) {
 #ifdef _OPENMP
     enum { BUILT_WITH_OPENMP = 2 };
     NEED(openblas_get_parallel() == BUILT_WITH_OPENMP, ST_UNSUPPORTED,
-         "this OpenBLAS (%s) was not built with OpenMP, and its threads would fight ours; install libopenblas-openmp-dev",
+         "this OpenBLAS (%s) was not built with OpenMP, and its threads would fight ours; install "
+         "libopenblas-openmp-dev",
          openblas_get_config());
 #else
     openblas_set_num_threads(1);
@@ -61,7 +62,7 @@ static Status stream_open_cpu(Stream **out, const StreamLimits *limits) {
     CpuStream *s = calloc(1, sizeof *s);
     NEED(s, ST_NOMEM, "no memory for a stream");
     s->limits = *limits;
-    s->wide_max = larger(larger(limits->width, limits->vocab), 256); /* the bias of a head is the longest of all */
+    s->wide_max = larger(limits->width, limits->vocab); /* the bias of a head is the longest of all */
     s->threads = cpu_threads(INT32_MAX);
     Arena count, mem;
     arena_init(&count, NULL, 0);
@@ -101,7 +102,8 @@ const Ops ops_cpu_avx2 = {.name = "cpu", SHARED, CPU_OPERATIONS(X)};
 #undef X
 
 static const Ops *chosen(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &ops_cpu_avx2 : &ops_cpu_portable;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &ops_cpu_avx2
+                                                                           : &ops_cpu_portable;
 }
 #else
 static const Ops *chosen(void) {

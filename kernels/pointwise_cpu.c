@@ -12,8 +12,8 @@ VECTOR_FN F8 sigmoid(F8 x) {
     return f8_all(1.0f) / (f8_all(1.0f) + f8_exp(-x));
 }
 
-/* Whole vectors are done in place; what is left at the end goes through padded copies, so that every element is
- * computed by the same instructions wherever it stands. */
+/* Whole vectors are done in place; what is left at the end goes through padded copies, so that every element
+ * is computed by the same instructions wherever it stands. */
 VECTOR_FN F8 load_some(const float *p, int64_t n) {
     F8 x = f8_all(0);
     memcpy(&x, p, sizeof *p * (size_t)(n < 8 ? n : 8));
@@ -56,7 +56,8 @@ VECTOR_FN void silu_back(F8 *dgate, F8 *dup, F8 dy, F8 gate, F8 up) {
     *dup = dy * gate * sg;
 }
 
-static void swiglu_back_part(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n) {
+static void swiglu_back_part(float *dgate, float *dup, const float *dy, const float *gate, const float *up,
+                             int64_t n) {
     int64_t i = 0;
     F8 dg, du;
     for (; i + 8 <= n; i += 8) {

@@ -1,9 +1,9 @@
-/* test_cpu.c -- what the fast CPU backend promises beyond the contract of ops.h (which test_ops walks): the same bits
- * with any number of threads, the same bits of a row's attention in any company, no allocation in an operation, and
- * the portable copy of every kernel agreeing with the AVX2 one and with the reference.
+/* test_cpu.c -- what the fast CPU backend promises beyond the contract of ops.h (which test_ops walks): the
+ * same bits with any number of threads, the same bits of a row's attention in any company, no allocation in
+ * an operation, and the portable copy of every kernel agreeing with the AVX2 one and with the reference.
  *
- * One list of cases serves all of these: a case runs one operation on fixed random inputs and collects all outputs as
- * floats. Rows of pages that no key lies in are NaN. */
+ * One list of cases serves all of these: a case runs one operation on fixed random inputs and collects all
+ * outputs as floats. Rows of pages that no key lies in are NaN. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -11,8 +11,8 @@
 #include <omp.h>
 #endif
 
+#include "kernels/attn_plan_cpu.h"
 #include "kernels/base/random.h"
-#include "kernels/cpu.h"
 #include "tests/test.h"
 
 /* ---- allocation, counted by the linker's --wrap ---- */
@@ -107,7 +107,9 @@ typedef struct Out { int64_t n; float *x; } Out;
 static void collect(Out *out, Tensor t) {
     for (int64_t i = 0; i < tensor_count(t); i++) {
         assert_true(out->n < OUT_MAX);
-        float v = t.dtype == DT_F32 ? floats(t)[i] : t.dtype == DT_I32 ? (float)ints(t)[i] : (float)((double *)t.data)[i];
+        float v = t.dtype == DT_F32   ? floats(t)[i]
+                  : t.dtype == DT_I32 ? (float)ints(t)[i]
+                                      : (float)((double *)t.data)[i];
         out->x[out->n++] = v;
     }
 }
@@ -140,7 +142,8 @@ static void case_norm(Bench *b) {
 }
 
 static void linear_both(Bench *b, int64_t T, int64_t in, int64_t outputs, DType type, bool accumulate) {
-    Tensor x = NORMAL(9, DT_F32, T, in), w = NORMAL(10, type, outputs, in), bias = NORMAL(11, DT_BF16, outputs);
+    Tensor x = NORMAL(9, DT_F32, T, in), w = NORMAL(10, type, outputs, in),
+           bias = NORMAL(11, DT_BF16, outputs);
     Tensor y = NORMAL(12, DT_F32, T, outputs), dx = NORMAL(13, DT_F32, T, in);
     for (int64_t i = 0; i < T * in; i++) floats(x)[i] /= sqrtf((float)in);
     assert_ok(b->ops->linear(b->stream, &(LinearArgs){y, x, w, bias, accumulate}));
@@ -201,7 +204,8 @@ static Tensor logits_of(uint64_t seed, int64_t W, int64_t V) {
 static void case_distill(Bench *b) {
     enum { W = 9, V = 5003, N = 20 };
     Tensor logits = logits_of(21, W, V), first = BLANK(DT_I32, W + 1), id = BLANK(DT_I32, W * N);
-    Tensor logprob = BLANK(DT_F32, W * N), loss = BLANK(DT_F32, W), kl = BLANK(DT_F32, W), best = BLANK(DT_I32, W);
+    Tensor logprob = BLANK(DT_F32, W * N), loss = BLANK(DT_F32, W), kl = BLANK(DT_F32, W),
+           best = BLANK(DT_I32, W);
     for (int32_t w = 0; w < W; w++) {
         int32_t n = w == 4 ? 0 : N;
         ints(first)[w + 1] = ints(first)[w] + n;
@@ -211,7 +215,8 @@ static void case_distill(Bench *b) {
         }
     }
     for (int pass = 0; pass < 2; pass++) {
-        assert_ok(b->ops->distill(b->stream, &(DistillArgs){loss, kl, best, logits, first, id, logprob, 0.25f, pass}));
+        assert_ok(b->ops->distill(b->stream,
+                                  &(DistillArgs){loss, kl, best, logits, first, id, logprob, 0.25f, pass}));
         collect(b->out, loss);
         collect(b->out, kl);
         collect(b->out, best);
@@ -234,7 +239,8 @@ static void case_topk(Bench *b) {
 
 static void case_sample(Bench *b) {
     enum { W = 96, V = 3001 };
-    Tensor logits = logits_of(23, W, V), id = BLANK(DT_I32, W), logprob = BLANK(DT_F32, W), top_k = BLANK(DT_I32, W);
+    Tensor logits = logits_of(23, W, V), id = BLANK(DT_I32, W), logprob = BLANK(DT_F32, W),
+           top_k = BLANK(DT_I32, W);
     Tensor temperature = BLANK(DT_F32, W), top_p = BLANK(DT_F32, W), min_p = BLANK(DT_F32, W);
     Tensor counter = BELOW(24, 1000, W), seed = BELOW(25, 1 << 30, W, 2);
     for (int32_t w = 0; w < W; w++) {
@@ -243,7 +249,8 @@ static void case_sample(Bench *b) {
         floats(min_p)[w] = w % 4 ? 0 : 0.05f;
         ints(top_k)[w] = w % 5 < 3 ? 0 : 10 * (w % 5);
     }
-    assert_ok(b->ops->sample(b->stream, &(SampleArgs){id, logprob, logits, temperature, top_p, min_p, top_k, counter, seed}));
+    assert_ok(b->ops->sample(
+        b->stream, &(SampleArgs){id, logprob, logits, temperature, top_p, min_p, top_k, counter, seed}));
     collect(b->out, id);
     collect(b->out, logprob);
 }
@@ -252,7 +259,8 @@ static void case_adam(Bench *b) {
     enum { SLICES = 4, N = 3, G = 2, D = 40, PAGES = 7 };
     Tensor p = NORMAL(26, DT_F32, SLICES, N, G, KV_PAGE, D), g = NORMAL(27, DT_F32, SLICES, N, G, KV_PAGE, D);
     Tensor m = BLANK(DT_F32, SLICES, N, G, KV_PAGE, D), v = BLANK(DT_F32, SLICES, N, G, KV_PAGE, D);
-    Tensor pool = BLANK(DT_F32, SLICES, PAGES, G, KV_PAGE, D), sum = BLANK(DT_F64, 1), page = BLANK(DT_I32, N);
+    Tensor pool = BLANK(DT_F32, SLICES, PAGES, G, KV_PAGE, D), sum = BLANK(DT_F64, 1),
+           page = BLANK(DT_I32, N);
     Tensor from = BLANK(DT_I32, N), to = BLANK(DT_I32, N), lr = BLANK(DT_F32, N), step = BLANK(DT_I32, N);
     for (int32_t i = 0; i < N; i++) {
         ints(page)[i] = 2 * i + 1, ints(from)[i] = i ? 0 : 1, ints(to)[i] = i == 2 ? 37 : KV_PAGE;
@@ -271,8 +279,9 @@ static void case_adam(Bench *b) {
 
 /* ---- attention ---- */
 
-/* Two prefixes, A in pages 0 to 18 (1200 rows, three chunks) and B in page 19 (37 rows), and sequences behind them; the
- * third leaves A's first row out. A learns, B is read only. Sequence i owns pages 20 + 2 i and the next. */
+/* Two prefixes, A in pages 0 to 18 (1200 rows, three chunks) and B in page 19 (37 rows), and sequences behind
+ * them; the third leaves A's first row out. A learns, B is read only. Sequence i owns pages 20 + 2 i and the
+ * next. */
 enum { A_ROWS = 1200, B_ROWS = 37, PAGES = 40, SEQS = 6, KV_HEADS = 2, HEAD = 32, OWN_FIRST = 20 };
 typedef struct Attention {
     int32_t group, T, S;
@@ -281,8 +290,10 @@ typedef struct Attention {
     Tensor q, d_o, k, v;
 } Attention;
 
-static const struct { int32_t rows, keys, prefixes[2], from; } talks[SEQS] = {
-    {7, 7, {0, -1}, 0}, {40, 100, {0, 1}, 0}, {3, 3, {0, -1}, 1}, {1, 60, {1, 0}, 0}, {1, 1, {-1, -1}, 0}, {20, 20, {0, 1}, 0}};
+static const struct {
+    int32_t rows, keys, prefixes[2], from;
+} talks[SEQS] = {{7, 7, {0, -1}, 0}, {40, 100, {0, 1}, 0}, {3, 3, {0, -1}, 1},
+                 {1, 60, {1, 0}, 0}, {1, 1, {-1, -1}, 0},  {20, 20, {0, 1}, 0}};
 
 static void poison(Tensor pool, int32_t page, int32_t from) {
     for (int32_t g = 0; g < KV_HEADS; g++)
@@ -342,8 +353,16 @@ static void attention_open(Attention *at, int32_t group, unsigned mask) {
 }
 
 static AttnPlan *plan_for(const Ops *ops, const Attention *at, int32_t rows, bool gradients) {
-    AttnLimits limits = {.rows = rows, .seqs = SEQS, .segments = 3 * SEQS, .entries = PAGES, .pages = PAGES,
-                         .heads = KV_HEADS * at->group, .kv_heads = KV_HEADS, .head_dim = HEAD, .act = DT_F32, .backward = true};
+    AttnLimits limits = {.rows = rows,
+                         .seqs = SEQS,
+                         .segments = 3 * SEQS,
+                         .entries = PAGES,
+                         .pages = PAGES,
+                         .heads = KV_HEADS * at->group,
+                         .kv_heads = KV_HEADS,
+                         .head_dim = HEAD,
+                         .act = DT_F32,
+                         .backward = true};
     AttnPlan *plan;
     assert_ok(ops->plan_open(&plan, &limits));
     AttnLayout layout = {at->T, at->S, at->row, at->seg, at->segment, at->page, PAGES, PAGES,
@@ -361,11 +380,14 @@ static void run_attention(const Bench *b, const Attention *at, AttnPlan *plan, b
     collect(b->out, lse);
     if (!back) return;
     Tensor dq = NORMAL(40, DT_F32, at->T, H, HEAD);
-    Tensor dk_own = NORMAL(41, DT_F32, 20, KV_HEADS, KV_PAGE, HEAD), dv_own = NORMAL(42, DT_F32, 20, KV_HEADS, KV_PAGE, HEAD);
-    Tensor dk = NORMAL(43, DT_F32, 19, KV_HEADS, KV_PAGE, HEAD), dv = NORMAL(44, DT_F32, 19, KV_HEADS, KV_PAGE, HEAD);
+    Tensor dk_own = NORMAL(41, DT_F32, 20, KV_HEADS, KV_PAGE, HEAD),
+           dv_own = NORMAL(42, DT_F32, 20, KV_HEADS, KV_PAGE, HEAD);
+    Tensor dk = NORMAL(43, DT_F32, 19, KV_HEADS, KV_PAGE, HEAD),
+           dv = NORMAL(44, DT_F32, 19, KV_HEADS, KV_PAGE, HEAD);
     AttnBackArgs a = {dq, dk_own, dv_own, dk, dv, at->d_o, o, lse, at->q, at->k, at->v, plan, scale};
     assert_ok(b->ops->attn_back(b->stream, &a));
-    a.dq = a.dk_own = a.dv_own = (Tensor){0}; /* once more, as layer 0 does: only the learned pages, added to */
+    /* Once more, as layer 0 does: only the learned pages, which are added to. */
+    a.dq = a.dk_own = a.dv_own = (Tensor){0};
     assert_ok(b->ops->attn_back(b->stream, &a));
     collect(b->out, dq);
     collect(b->out, dk_own);
@@ -437,7 +459,8 @@ static void assert_same_bits(const Out *a, const Out *b, const char *what) {
     assert_int_equal(a->n, b->n);
     for (int64_t i = 0; i < a->n; i++)
         if (memcmp(a->x + i, b->x + i, sizeof *a->x))
-            fail_msg("%s: number %lld is %.9g and %.9g", what, (long long)i, (double)a->x[i], (double)b->x[i]);
+            fail_msg("%s: number %lld is %.9g and %.9g", what, (long long)i, (double)a->x[i],
+                     (double)b->x[i]);
 }
 
 /* Errors are taken against the size of the numbers around, 1 at least. */
@@ -453,7 +476,8 @@ static void assert_near(const Out *a, const Out *b, double epsilon, const char *
 static void test_reference(void **state) {
     (void)state;
     for (int i = 0; i < CASES; i++) {
-        Out ref = run_case(i, &ops_ref), cpu = run_case(i, &ops_cpu), portable = run_case(i, &ops_cpu_portable);
+        Out ref = run_case(i, &ops_ref), cpu = run_case(i, &ops_cpu),
+            portable = run_case(i, &ops_cpu_portable);
         assert_near(&cpu, &ref, cases[i].epsilon, cases[i].name);
         assert_near(&portable, &ref, cases[i].epsilon, cases[i].name);
         free(ref.x), free(cpu.x), free(portable.x);
@@ -476,7 +500,8 @@ static void test_threads(void **state) {
     use_threads(2);
 }
 
-/* Streams and plans may be opened while many threads are allowed and used while few are, and the other way round. */
+/* Streams and plans may be opened while many threads are allowed and used while few are, and the other way
+ * round. */
 static void test_threads_change(void **state) {
     (void)state;
     use_threads(2);
@@ -525,8 +550,50 @@ static void test_company(void **state) {
     }
 }
 
-/* Up to SKINNY_ROWS rows, a row of a linear layer has the same bits however many there are: decoding in a batch is
- * decoding alone. */
+static bool writes_page(const CpuPlan *p, const Range *r, int32_t page) {
+    int32_t last = (r->from + r->length - 1) / KV_PAGE;
+    if (p->own_grad[page] < 0 && p->learned_grad[page] < 0) return false;
+    for (int32_t e = r->from / KV_PAGE; e <= last; e++)
+        if (p->page[r->first + e] == page) return true;
+    return false;
+}
+
+static bool reads(const CpuPlan *p, const Range *r, int32_t row) {
+    for (int32_t i = r->reader; i < r->reader + r->readers; i++)
+        if (row >= p->reader[i].row && row < p->reader[i].row + p->reader[i].rows) return true;
+    return false;
+}
+
+/* In a wave, no row belongs to two ranges and no gradient page to two; A whole is one range for all that read
+ * it whole, A without its first row another, in another wave. */
+static void test_plan(void **state) {
+    (void)state;
+    Attention at;
+    attention_open(&at, 3, 0x3f);
+    AttnPlan *plan = plan_for(&ops_cpu, &at, 80, true);
+    const CpuPlan *p = cpu_plan(plan);
+    int32_t rows_of_a = 0;
+    for (int32_t w = 0; w < p->waves; w++) {
+        for (int32_t row = 0; row < at.T; row++) {
+            int32_t n = 0;
+            for (int32_t i = p->wave[w]; i < p->wave[w + 1]; i++) n += reads(p, &p->range[i], row);
+            assert_true(n <= 1);
+        }
+        for (int32_t page = 0; page < PAGES; page++) {
+            int32_t n = 0;
+            for (int32_t i = p->wave[w]; i < p->wave[w + 1]; i++) n += writes_page(p, &p->range[i], page);
+            assert_true(n <= 1);
+        }
+    }
+    for (int32_t i = 0; i < p->ranges; i++)
+        if (p->range[i].length == A_ROWS && p->range[i].wave == 0) rows_of_a = p->range[i].rows;
+    assert_int_equal(rows_of_a, talks[0].rows + talks[1].rows + talks[5].rows);
+    ops_cpu.plan_close(plan);
+    free_all();
+}
+
+/* Up to SKINNY_ROWS rows, a row of a linear layer has the same bits however many there are: decoding in a
+ * batch is decoding alone. */
 static void test_skinny_rows(void **state) {
     (void)state;
     enum { IN = 152, OUTPUTS = 203 };
@@ -545,7 +612,8 @@ static void test_skinny_rows(void **state) {
     free_all();
 }
 
-/* Between open and close of stream and plan, operations allocate nothing; what a case takes for tensors is known. */
+/* Between open and close of stream and plan, operations allocate nothing; what a case takes for tensors is
+ * known. */
 static int64_t allocations_of(int i) {
     Out out = {0, malloc(sizeof(float) * OUT_MAX)};
     Bench b = {.ops = &ops_cpu, .out = &out};
@@ -592,9 +660,10 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reference),     cmocka_unit_test(test_threads),  cmocka_unit_test(test_threads_change),
-        cmocka_unit_test(test_company),       cmocka_unit_test(test_skinny_rows), cmocka_unit_test(test_no_allocation),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_reference),      cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_threads_change), cmocka_unit_test(test_company),
+        cmocka_unit_test(test_plan),           cmocka_unit_test(test_skinny_rows),
+        cmocka_unit_test(test_no_allocation),  cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
