@@ -23,6 +23,8 @@ void tokens_close(TokenVec *t);
 
 typedef struct Tokenizer Tokenizer;
 Status tokenizer_open(Tokenizer **out, const char *folder); /* reads folder/tokenizer.json */
+/* The same from memory; `where` names the source in messages. */
+Status tokenizer_of_json(Tokenizer **out, const char *text, size_t size, const char *where);
 void tokenizer_close(Tokenizer *t);
 
 /* Appends the ids of text. ENCODE_PLAIN treats the spelling of a special token as ordinary text (documents and
@@ -42,7 +44,7 @@ Digest tokenizer_digest(const Tokenizer *t);                      /* SHA-256 of 
 Status tokenizer_decode(const Tokenizer *t, const int32_t *id, int32_t n, char **out);
 
 /* Text as it is generated: characters come out whole. utf8_push writes what became complete to out (NUL-ended, at
- * most piece.n + 4 bytes; longer capacity is the caller's promise) and keeps the rest; utf8_flush ends the stream,
+ * most 3 * (piece.n + 4) bytes and the NUL: the caller has room) and keeps the rest; utf8_flush ends the stream,
  * an incomplete character becomes U+FFFD. */
 typedef struct Utf8Stream { uint8_t held[4]; int32_t n; } Utf8Stream;
 size_t utf8_push(Utf8Stream *s, Bytes piece, char *out);
