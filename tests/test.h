@@ -1,4 +1,5 @@
-/* test.h -- what all tests share: cmocka with its includes in the order it wants, and asserts on Status. */
+/* test.h -- what all tests share: cmocka with its includes in the order it wants, asserts on Status and on floats, a
+ * folder that goes away, inputs from a seed. */
 #ifndef TESTS_TEST_H
 #define TESTS_TEST_H
 
@@ -6,10 +7,17 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
+#include <dirent.h>
+#include <math.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "kernels/base/random.h"
 #include "kernels/base/status.h"
 
 /* The call succeeds; else its message is printed. */
@@ -34,5 +42,48 @@
         if (!strstr(status_message(), (text)))                                                               \
             fail_msg("the message \"%s\" does not mention \"%s\"", status_message(), (text));                \
     } while (0)
+
+/* |a - b| is at most `within`. A NaN is near nothing. */
+#define assert_near(a, b, within)                                                                            \
+    do {                                                                                                     \
+        double a_ = (a), b_ = (b), within_ = (within);                                                       \
+        if (!(fabs(a_ - b_) <= within_))                                                                     \
+            fail_msg("%s = %.9g, %s = %.9g: they differ by %.3g, allowed: %.3g", #a, a_, #b, b_, fabs(a_ - b_),  \
+                     within_);                                                                               \
+    } while (0)
+
+/* A fresh folder below the one the test runs in; `name` becomes its path, room for it included: "base.XXXXXX". */
+static inline void test_folder(char *name) {
+    if (!mkdtemp(name)) fail_msg("%s: no folder could be made", name);
+}
+
+/* Removes a folder with its files and folders. */
+static inline void test_folder_remove(const char *folder) {
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
+        char path[1024];
+        if (snprintf(path, sizeof path, "%s/%s", folder, e->d_name) >= (int)sizeof path) continue;
+        struct stat s;
+        if (lstat(path, &s) == 0 && S_ISDIR(s.st_mode)) test_folder_remove(path);
+        else unlink(path);
+    }
+    if (d) closedir(d);
+    rmdir(folder);
+}
+
+/* Entries of a folder, hidden ones included. */
+static inline int test_folder_count(const char *folder) {
+    DIR *d = opendir(folder);
+    int n = 0;
+    for (struct dirent *e; d && (e = readdir(d));) n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+    if (d) closedir(d);
+    return n;
+}
+
+/* n standard normal numbers times `scale`. */
+static inline void test_normals(float *x, int64_t n, float scale, uint64_t seed) {
+    for (int64_t i = 0; i < n; i++) x[i] = scale * random_normal(seed, 0, (uint64_t)i);
+}
 
 #endif
