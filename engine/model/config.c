@@ -10,16 +10,18 @@
 
 typedef struct Reader { const cJSON *o; const char *path; } Reader;
 
-static Status whole(const Reader *r, const char *key, int32_t *out) {
+enum { LAYERS_MAX = 1 << 12, DIM_MAX = 1 << 24, QWEN3_HEAD_DIM = 128 };
+
+static Status whole(const Reader *r, const char *key, int64_t high, int32_t *out) {
     int64_t v;
-    TRY(json_integer(r->o, key, 1, 1 << 24, &v, r->path));
+    TRY(json_integer(r->o, key, 1, high, &v, r->path));
     *out = (int32_t)v;
     return ST_OK;
 }
 
 static Status whole_or(const Reader *r, const char *key, int32_t fallback, int32_t *out) {
     int64_t v = fallback;
-    TRY(json_integer_or(r->o, key, 1, 1 << 24, &v, r->path));
+    TRY(json_integer_or(r->o, key, 1, DIM_MAX, &v, r->path));
     *out = (int32_t)v;
     return ST_OK;
 }
@@ -35,14 +37,14 @@ static Status read_family(const Reader *r, ModelConfig *c) {
 }
 
 static Status read_sizes(const Reader *r, ModelConfig *c) {
-    TRY(whole(r, "num_hidden_layers", &c->layers));
-    TRY(whole(r, "hidden_size", &c->width));
-    TRY(whole(r, "intermediate_size", &c->ffn));
-    TRY(whole(r, "num_attention_heads", &c->heads));
+    TRY(whole(r, "num_hidden_layers", LAYERS_MAX, &c->layers));
+    TRY(whole(r, "hidden_size", DIM_MAX, &c->width));
+    TRY(whole(r, "intermediate_size", DIM_MAX, &c->ffn));
+    TRY(whole(r, "num_attention_heads", DIM_MAX, &c->heads));
     TRY(whole_or(r, "num_key_value_heads", c->heads, &c->kv_heads));
-    TRY(whole_or(r, "head_dim", c->width / c->heads, &c->head_dim));
-    TRY(whole(r, "vocab_size", &c->vocab));
-    TRY(whole(r, "max_position_embeddings", &c->context_max));
+    TRY(whole_or(r, "head_dim", c->qk_norm ? QWEN3_HEAD_DIM : c->width / c->heads, &c->head_dim));
+    TRY(whole(r, "vocab_size", DIM_MAX, &c->vocab));
+    TRY(whole(r, "max_position_embeddings", DIM_MAX, &c->context_max));
     NEED(c->heads % c->kv_heads == 0, ST_UNSUPPORTED, "%s: %d query heads over %d key/value heads is no whole number",
          r->path, c->heads, c->kv_heads);
     int32_t D = c->head_dim;
@@ -58,6 +60,24 @@ static Status refuse(const Reader *r, const char *key, bool fallback, bool only)
     return ST_OK;
 }
 
+/* Newer files say of each layer how it attends. */
+static Status read_layer_types(const Reader *r) {
+    const cJSON *types = cJSON_GetObjectItemCaseSensitive(r->o, "layer_types"), *t;
+    cJSON_ArrayForEach(t, types) {
+        const char *type = cJSON_IsString(t) ? t->valuestring : "not a string";
+        NEED(!strcmp(type, "full_attention"), ST_UNSUPPORTED, "%s: layer_types has \"%.40s\"; known is full_attention",
+             r->path, type);
+    }
+    return ST_OK;
+}
+
+static Status refuse_quantised(const Reader *r) {
+    const cJSON *q = cJSON_GetObjectItemCaseSensitive(r->o, "quantization_config");
+    NEED(!q || cJSON_IsNull(q), ST_UNSUPPORTED,
+         "%s: has a quantization_config; weights must be bf16, f16 or f32: take the unquantised checkpoint", r->path);
+    return ST_OK;
+}
+
 static Status read_switches(const Reader *r, ModelConfig *c) {
     double eps = 1e-6;
     TRY(json_number_or(r->o, "rms_norm_eps", &eps, r->path));
@@ -70,7 +90,8 @@ static Status read_switches(const Reader *r, ModelConfig *c) {
     const char *act = "silu";
     if (cJSON_HasObjectItem(r->o, "hidden_act")) TRY(json_string(r->o, "hidden_act", &act, r->path));
     NEED(!strcmp(act, "silu"), ST_UNSUPPORTED, "%s: hidden_act \"%.40s\"; known is silu", r->path, act);
-    return ST_OK;
+    TRY(refuse_quantised(r));
+    return read_layer_types(r);
 }
 
 static Status rope_type(const Reader *r, const char **out) {
@@ -85,11 +106,18 @@ static Status read_llama3(const Reader *r, ModelConfig *c) {
     TRY(json_number(r->o, "factor", &c->rope_factor, r->path));
     TRY(json_number(r->o, "low_freq_factor", &c->rope_low, r->path));
     TRY(json_number(r->o, "high_freq_factor", &c->rope_high, r->path));
-    TRY(json_integer(r->o, "original_max_position_embeddings", 1, 1 << 24, &original, r->path));
+    TRY(json_integer(r->o, "original_max_position_embeddings", 1, DIM_MAX, &original, r->path));
     c->rope_original = (int32_t)original;
     NEED(c->rope_factor >= 1 && c->rope_low > 0 && c->rope_high > c->rope_low, ST_FORMAT,
          "%s: rope scaling with factor %g, low %g, high %g makes no sense", r->path, c->rope_factor, c->rope_low,
          c->rope_high);
+    return ST_OK;
+}
+
+static Status refuse_partial(const Reader *r) {
+    double share = 1;
+    TRY(json_number_or(r->o, "partial_rotary_factor", &share, r->path));
+    NEED(share == 1, ST_UNSUPPORTED, "%s: partial_rotary_factor %g; only whole heads are rotated", r->path, share);
     return ST_OK;
 }
 
@@ -100,9 +128,11 @@ static Status read_rope(const Reader *r, ModelConfig *c) {
     Reader scaling = {cJSON_IsObject(newer) ? newer : older, r->path};
     c->rope_theta = 10000;
     TRY(json_number_or(r->o, "rope_theta", &c->rope_theta, r->path));
+    TRY(refuse_partial(r));
     if (cJSON_IsObject(scaling.o)) {
         const char *type;
         TRY(json_number_or(scaling.o, "rope_theta", &c->rope_theta, r->path));
+        TRY(refuse_partial(&scaling));
         TRY(rope_type(&scaling, &type));
         if (!strcmp(type, "llama3")) TRY(read_llama3(&scaling, c));
         else NEED(!strcmp(type, "default"), ST_UNSUPPORTED, "%s: rope type \"%.40s\"; known are default, llama3", r->path, type);

@@ -1,7 +1,7 @@
 /* model.c -- weights from safetensors files into one block of device memory, as bf16.
  *
- * One function walks all weights of the family in a fixed order; it runs three times: to count memory, to place the
- * tensors, and to load (and hash) them. */
+ * One function walks all weights of the family in a fixed order; it runs three times: to count memory (and hold the
+ * files' shapes against config.json, before much of it is asked for), to place the tensors, to load and hash them. */
 #include "engine/model/config.h"
 
 #include <limits.h>
@@ -61,19 +61,19 @@ static Status shards_open(Shards *s, const char *folder) {
     return file_exists(index) ? open_indexed(s, folder, index) : add_shard(s, folder, "model.safetensors");
 }
 
-static Status find_weight(const Shards *s, const char *folder, const char *name, Tensor *out) {
+static const SafeFile *shard_with(const Shards *s, const char *name) {
     for (int32_t i = 0; i < s->n; i++)
-        if (safe_has(s->file[i], name)) return safe_find(s->file[i], name, out);
-    FAIL(ST_FORMAT, "%s: no safetensors file has the tensor \"%s\"", folder, name);
+        if (safe_has(s->file[i], name)) return s->file[i];
+    return NULL;
 }
 
 /* ---- the walk over all weights ---- */
 
 typedef struct Walk {
     Model *m;
+    enum { WALK_CHECK, WALK_PLACE, WALK_LOAD } pass;
     Arena arena;
-    bool load; /* else: only take memory */
-    const char *folder;
+    const char *folder; /* for messages */
     const Shards *shards;
     Stream *stream;
     Sha256 *hash;
@@ -92,14 +92,22 @@ static Status as_bf16(const Walk *w, Tensor file, Tensor *out) {
     return ST_OK;
 }
 
-static Status load_weight(const Walk *w, Tensor t, const char *name) {
-    Tensor file, host;
+static Status check_weight(const Walk *w, Tensor t, const char *name) {
+    const SafeFile *shard = shard_with(w->shards, name);
+    Tensor file;
     char seen[96], want[96];
-    TRY(find_weight(w->shards, w->folder, name, &file));
+    NEED(shard, ST_FORMAT, "%s: no safetensors file has the tensor \"%s\"", w->folder, name);
+    TRY(safe_find(shard, name, &file));
     tensor_print(file, seen, sizeof seen);
     tensor_print(t, want, sizeof want);
     NEED(tensor_matches(file, file.dtype, t.ndim, t.dim) && file.dtype != DT_I32, ST_FORMAT,
-         "%s: \"%s\" is %s, config.json wants %s", w->folder, name, seen, want);
+         "%s: \"%s\" is %s, config.json wants %s", safe_path(shard), name, seen, want);
+    return ST_OK;
+}
+
+static Status load_weight(const Walk *w, Tensor t, const char *name) {
+    Tensor file, host;
+    TRY(safe_find(shard_with(w->shards, name), name, &file));
     TRY(as_bf16(w, file, &host));
     sha256_add(w->hash, host.data, tensor_bytes(host));
     TRY(w->m->ops->copy(w->stream, t.data, host.data, tensor_bytes(t)));
@@ -107,8 +115,9 @@ static Status load_weight(const Walk *w, Tensor t, const char *name) {
 }
 
 static Status weight(Walk *w, Tensor *t, const char *name, int32_t ndim, const int64_t *dim) {
-    if (!w->load) return tensor_place(t, &w->arena, DT_BF16, ndim, dim);
-    return load_weight(w, *t, name);
+    if (w->pass == WALK_LOAD) return load_weight(w, *t, name);
+    TRY(tensor_place(t, &w->arena, DT_BF16, ndim, dim));
+    return w->pass == WALK_CHECK ? check_weight(w, *t, name) : ST_OK;
 }
 
 /* WEIGHT(w, &layer->wq, rows, columns, "model.layers.%d.self_attn.q_proj.weight", i) */
@@ -157,20 +166,21 @@ static Status walk_model(Walk *w) {
     VECTOR(w, &m->norm_out, C, "model.norm.weight");
     if (m->cfg.tied_head) m->head = m->embed;
     else MATRIX(w, &m->head, V, C, "lm_head.weight");
-    if (!w->load) TRY(tensor_take(&m->rope_freq, &w->arena, DT_F32, m->cfg.head_dim / 2));
+    if (w->pass != WALK_LOAD) TRY(tensor_take(&m->rope_freq, &w->arena, DT_F32, m->cfg.head_dim / 2));
     return ST_OK;
 }
 
 /* ---- opening ---- */
 
-static Status take_memory(Model *m) {
-    Walk w = {.m = m};
+static Status take_memory(Model *m, const char *folder, const Shards *shards) {
+    Walk w = {.m = m, .pass = WALK_CHECK, .folder = folder, .shards = shards};
     arena_init(&w.arena, NULL, 0);
     TRY(walk_model(&w));
     size_t bytes = w.arena.used;
     Status st = m->ops->mem_open(&m->mem, bytes);
     if (st) return status_prefix(st, "weights");
     arena_init(&w.arena, m->mem, bytes);
+    w.pass = WALK_PLACE;
     return walk_model(&w);
 }
 
@@ -198,7 +208,7 @@ static bool all_bf16(const Shards *s) {
 }
 
 static Status load(Model *m, const char *folder, const Shards *shards, Stream *stream) {
-    Walk w = {.m = m, .load = true, .folder = folder, .shards = shards, .stream = stream};
+    Walk w = {.m = m, .pass = WALK_LOAD, .folder = folder, .shards = shards, .stream = stream};
     Status st = ST_OK;
     if (!all_bf16(shards)) {
         w.staging = tensor_of(&w, DT_BF16, largest_weight(&m->cfg));
@@ -234,7 +244,7 @@ Status model_open(Model **out, const char *folder, const Ops *ops) {
     m->layer = calloc((size_t)m->cfg.layers, sizeof *m->layer);
     NEED_TO(failed, m->layer, ST_NOMEM, "%s: no memory for %d layers", folder, m->cfg.layers);
     TRY_TO(failed, shards_open(&shards, folder));
-    TRY_TO(failed, take_memory(m));
+    TRY_TO(failed, take_memory(m, folder, &shards));
     TRY_TO(failed, ops->stream_open(&stream, &(StreamLimits){1, 1, 1}));
     TRY_TO(failed, load(m, folder, &shards, stream));
     TRY_TO(failed, load_rope(m, stream));

@@ -57,15 +57,19 @@ static Status parse_dtype(const SafeFile *f, const cJSON *o, DType *out) {
     FAIL(ST_UNSUPPORTED, "%s: tensor \"%s\" has type %.16s; read are F32, F64, BF16, F16, I32", f->path, o->string, name);
 }
 
+/* A whole number that a double holds exactly. */
+static bool is_count(const cJSON *n) {
+    return cJSON_IsNumber(n) && n->valuedouble >= 0 && n->valuedouble <= 9e15 &&
+           n->valuedouble == (double)(int64_t)n->valuedouble;
+}
+
 static Status parse_shape(const SafeFile *f, const cJSON *o, Tensor *t, uint64_t *bytes) {
     const cJSON *shape = cJSON_GetObjectItemCaseSensitive(o, "shape"), *d;
     NEED(cJSON_IsArray(shape) && cJSON_GetArraySize(shape) <= TENSOR_DIMS, ST_FORMAT,
          "%s: tensor \"%s\" has no shape of at most %d dimensions", f->path, o->string, TENSOR_DIMS);
     uint64_t count = 1;
     cJSON_ArrayForEach(d, shape) {
-        NEED(cJSON_IsNumber(d) && d->valuedouble >= 0 && d->valuedouble <= 1e15 &&
-                 d->valuedouble == (double)(int64_t)d->valuedouble,
-             ST_FORMAT, "%s: tensor \"%s\" has a dimension that is no whole number", f->path, o->string);
+        NEED(is_count(d), ST_FORMAT, "%s: tensor \"%s\" has a dimension that is no whole number", f->path, o->string);
         uint64_t v = (uint64_t)d->valuedouble;
         NEED(v == 0 || count <= UINT64_MAX / 16 / v, ST_FORMAT, "%s: tensor \"%s\" is larger than any memory", f->path,
              o->string);
@@ -79,8 +83,8 @@ static Status parse_shape(const SafeFile *f, const cJSON *o, Tensor *t, uint64_t
 static Status parse_range(const SafeFile *f, const cJSON *o, Entry *e, uint64_t bytes) {
     const cJSON *range = cJSON_GetObjectItemCaseSensitive(o, "data_offsets");
     const cJSON *b = cJSON_GetArrayItem(range, 0), *n = cJSON_GetArrayItem(range, 1);
-    NEED(cJSON_IsArray(range) && cJSON_GetArraySize(range) == 2 && cJSON_IsNumber(b) && cJSON_IsNumber(n) &&
-             b->valuedouble >= 0 && n->valuedouble >= b->valuedouble && n->valuedouble <= 9e15,
+    NEED(cJSON_IsArray(range) && cJSON_GetArraySize(range) == 2 && is_count(b) && is_count(n) &&
+             n->valuedouble >= b->valuedouble,
          ST_FORMAT, "%s: tensor \"%s\" has no valid data_offsets", f->path, o->string);
     e->begin = (uint64_t)b->valuedouble, e->end = (uint64_t)n->valuedouble;
     uint64_t size = f->map.size - f->data;
@@ -101,6 +105,18 @@ static Status parse_entry(const SafeFile *f, const cJSON *o, Entry *e) {
     TRY(parse_shape(f, o, &e->t, &bytes));
     TRY(parse_range(f, o, e, bytes));
     e->t.data = (void *)(uintptr_t)(f->map.data + f->data + e->begin);
+    return ST_OK;
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const Entry *)a)->name, ((const Entry *)b)->name);
+}
+
+/* A name that stands twice means one thing to this reader and another to the next. */
+static Status check_names(const SafeFile *f) {
+    for (int32_t i = 1; i < f->count; i++)
+        NEED(by_name(&f->entry[i - 1], &f->entry[i]), ST_FORMAT, "%s: has the tensor \"%s\" twice", f->path,
+             f->entry[i].name);
     return ST_OK;
 }
 
@@ -143,6 +159,8 @@ static Status parse_entries(SafeFile *f) {
         TRY(parse_entry(f, o, &f->entry[f->count]));
         f->count++;
     }
+    qsort(f->entry, (size_t)f->count, sizeof *f->entry, by_name);
+    TRY(check_names(f));
     qsort(f->entry, (size_t)f->count, sizeof *f->entry, by_place);
     return check_ranges(f);
 }
@@ -188,6 +206,10 @@ Status safe_find(const SafeFile *f, const char *name, Tensor *out) {
 
 bool safe_has(const SafeFile *f, const char *name) {
     return find(f, name) != NULL;
+}
+
+const char *safe_path(const SafeFile *f) {
+    return f->path;
 }
 
 int32_t safe_count(const SafeFile *f) {

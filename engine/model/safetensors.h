@@ -13,6 +13,7 @@
 typedef struct SafeFile SafeFile;
 Status safe_open(SafeFile **out, const char *path); /* mapped; ST_FORMAT names path, tensor and what is wrong */
 void safe_close(SafeFile *f);
+const char *safe_path(const SafeFile *f);          /* as it was opened */
 Status safe_find(const SafeFile *f, const char *name, Tensor *out); /* host memory; ST_FORMAT: none such */
 bool safe_has(const SafeFile *f, const char *name);
 int32_t safe_count(const SafeFile *f);
