@@ -592,6 +592,24 @@ static void test_plan(void **state) {
     free_all();
 }
 
+/* Chunks are merged in their order, whether there are slots for all of them at once or for one at a time. */
+static void test_slots(void **state) {
+    (void)state;
+    Out out[2];
+    for (int few = 0; few < 2; few++) {
+        Attention at;
+        attention_open(&at, 3, 0x3f);
+        AttnPlan *plan = plan_for(&ops_cpu, &at, 80, true);
+        if (few) ((CpuPlan *)(void *)plan)->slots = at.T;
+        out[few] = (Out){0, malloc(sizeof(float) * OUT_MAX)};
+        run_attention(&(Bench){&ops_cpu, NULL, &out[few]}, &at, plan, true);
+        ops_cpu.plan_close(plan);
+        free_all();
+    }
+    assert_same_bits(&out[0], &out[1], "one chunk at a time");
+    free(out[0].x), free(out[1].x);
+}
+
 /* Up to SKINNY_ROWS rows, a row of a linear layer has the same bits however many there are: decoding in a
  * batch is decoding alone. */
 static void test_skinny_rows(void **state) {
@@ -662,8 +680,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference),      cmocka_unit_test(test_threads),
         cmocka_unit_test(test_threads_change), cmocka_unit_test(test_company),
-        cmocka_unit_test(test_plan),           cmocka_unit_test(test_skinny_rows),
-        cmocka_unit_test(test_no_allocation),  cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_plan),           cmocka_unit_test(test_slots),
+        cmocka_unit_test(test_skinny_rows),    cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
