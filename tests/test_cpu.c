@@ -464,7 +464,7 @@ static void assert_same_bits(const Out *a, const Out *b, const char *what) {
 }
 
 /* Errors are taken against the size of the numbers around, 1 at least. */
-static void assert_near(const Out *a, const Out *b, double epsilon, const char *what) {
+static void assert_outputs_near(const Out *a, const Out *b, double epsilon, const char *what) {
     assert_int_equal(a->n, b->n);
     for (int64_t i = 0; i < a->n; i++) {
         double x = a->x[i], y = b->x[i];
@@ -478,8 +478,8 @@ static void test_reference(void **state) {
     for (int i = 0; i < CASES; i++) {
         Out ref = run_case(i, &ops_ref), cpu = run_case(i, &ops_cpu),
             portable = run_case(i, &ops_cpu_portable);
-        assert_near(&cpu, &ref, cases[i].epsilon, cases[i].name);
-        assert_near(&portable, &ref, cases[i].epsilon, cases[i].name);
+        assert_outputs_near(&cpu, &ref, cases[i].epsilon, cases[i].name);
+        assert_outputs_near(&portable, &ref, cases[i].epsilon, cases[i].name);
         free(ref.x), free(cpu.x), free(portable.x);
     }
 }
