@@ -44,7 +44,7 @@
     } while (0)
 
 /* |a - b| is at most `within`. A NaN is near nothing. */
-#define assert_near(a, b, within)                                                                            \
+#define assert_within(a, b, within)                                                                            \
     do {                                                                                                     \
         double a_ = (a), b_ = (b), within_ = (within);                                                       \
         if (!(fabs(a_ - b_) <= within_))                                                                     \
