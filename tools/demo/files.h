@@ -1,0 +1,10 @@
+/* files.h -- the demo model's folder, inside the program: `cartridge demo` works wherever the program lies. */
+#ifndef TOOLS_DEMO_FILES_H
+#define TOOLS_DEMO_FILES_H
+
+typedef struct EmbeddedFile { const char *name; const unsigned char *data, *end; } EmbeddedFile;
+
+/* Every file of tools/demo/model; the last entry's name is NULL. */
+extern const EmbeddedFile demo_model_files[];
+
+#endif
