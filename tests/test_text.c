@@ -115,6 +115,115 @@ static void test_decode_gives_the_text_back(void **state) {
     tokenizer_close(t);
 }
 
+#define STAGES "\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"decoder\":{\"type\":\"ByteLevel\"}"
+
+/* A tokenizer of few words: bytes a b e x and blank, C3 89 (É), and the tokens given. */
+static Tokenizer *small_tokenizer(const char *normalizer, const char *added) {
+    char json[2048];
+    Tokenizer *t;
+    snprintf(json, sizeof json,
+             "{\"added_tokens\":[%s],\"normalizer\":%s," STAGES ",\"model\":{\"vocab\":{\"a\":0,\"b\":1,\"e\":2,\"x\":3,"
+             "\"\u0120\":4,\"\u00c3\":5,\"\u012b\":6,\"ab\":7,\"\u0120a\":8,\"abx\":9},"
+             "\"merges\":[\"a b\",[\"\u0120\",\"a\"],[\"ab\",\"x\"]]}}",
+             added, normalizer);
+    assert_ok(tokenizer_of_json(&t, json, strlen(json), "small"));
+    return t;
+}
+
+static void assert_encodes(const Tokenizer *t, const char *text, EncodeMode mode, int32_t n, const int32_t *want) {
+    TokenVec v = {0};
+    assert_ok(tokenizer_encode(t, bytes_of(text), mode, &v));
+    if (v.n != n || memcmp(v.v, want, sizeof *want * (size_t)n)) {
+        print_error("\"%s\":", text);
+        for (int32_t i = 0; i < v.n; i++) print_error(" %d", v.v[i]);
+        fail_msg("wanted %d ids beginning with %d", n, n ? want[0] : -1);
+    }
+    tokens_close(&v);
+}
+#define ENCODES(t, text, mode, ...) \
+    assert_encodes(t, text, mode, sizeof((int32_t[]){__VA_ARGS__}) / sizeof(int32_t), (int32_t[]){__VA_ARGS__})
+
+/* A real vocabulary may lack bytes: these give nothing, as in Hugging Face's library; or its unk_token. */
+static void test_bytes_without_a_token(void **state) {
+    (void)state;
+    Tokenizer *t = small_tokenizer("null", "");
+    ENCODES(t, "azbxe", ENCODE_PLAIN, 4, 9, 2); /* ByteLevel puts a blank in front by default; z is lost */
+    tokenizer_close(t);
+    static const char unknown[] = "{" STAGES ",\"model\":{\"vocab\":{\"a\":0,\"?\":1,\"\u0120\":2},\"merges\":[],\"unk_token\":\"?\"}}";
+    assert_ok(tokenizer_of_json(&t, unknown, strlen(unknown), "unknown"));
+    ENCODES(t, "az", ENCODE_PLAIN, 2, 0, 1);
+    tokenizer_close(t);
+}
+
+/* The longest of those that begin at a place; blanks of every kind go with lstrip and rstrip. */
+static void test_added_tokens(void **state) {
+    (void)state;
+    Tokenizer *t = small_tokenizer("null", "{\"id\":20,\"content\":\"<a>\"},{\"id\":21,\"content\":\"<a>b\"},"
+                                           "{\"id\":22,\"content\":\"<s>\",\"lstrip\":true,\"rstrip\":true},"
+                                           "{\"id\":23,\"content\":\"<c>\",\"special\":true}");
+    ENCODES(t, "<a>b<a>", ENCODE_PLAIN, 21, 20);
+    ENCODES(t, "<s>\u3000\u00a0<s> \t\u2003<a>", ENCODE_PLAIN, 22, 22, 20);
+    ENCODES(t, "<c><a>", ENCODE_SPECIAL, 23, 20);
+    ENCODES(t, "a<c>", ENCODE_PLAIN, 8); /* < and > have no token here */
+    assert_true(tokenizer_is_special(t, 23) && !tokenizer_is_special(t, 20) && !tokenizer_is_special(t, -1));
+    assert_int_equal(tokenizer_vocab(t), 24);
+    assert_int_equal(tokenizer_find(t, "<a>b"), 21);
+    assert_int_equal(tokenizer_find(t, "ab"), -1);
+    assert_null(tokenizer_piece(t, 12).p);
+    assert_null(tokenizer_piece(t, 24).p);
+    tokenizer_close(t);
+}
+
+/* "normalized" tokens are found in composed text, written either way; others only as they are spelled. */
+static void test_normalized_added_tokens(void **state) {
+    (void)state;
+    Tokenizer *t = small_tokenizer("{\"type\":\"NFC\"}", "{\"id\":20,\"content\":\"\u00c9\",\"normalized\":true},"
+                                                         "{\"id\":21,\"content\":\"a\u0301\",\"normalized\":false}");
+    ENCODES(t, "\u00c9E\u0301", ENCODE_PLAIN, 20, 20);
+    ENCODES(t, "a\u0301", ENCODE_PLAIN, 21);
+    tokenizer_close(t);
+}
+
+/* A failure adds nothing; decoding passes over ids that are no token. */
+static void test_what_is_no_token(void **state) {
+    (void)state;
+    Tokenizer *t = small_tokenizer("null", "");
+    TokenVec v = {0};
+    char *text;
+    assert_ok(tokens_push(&v, 1));
+    assert_fails(ST_FORMAT, tokenizer_encode(t, bytes_of("ab\xFF"), ENCODE_PLAIN, &v));
+    assert_int_equal(v.n, 1);
+    assert_ok(tokens_push(&v, 4711));
+    assert_ok(tokens_push(&v, 7));
+    assert_ok(tokenizer_decode(t, v.v, v.n, &text));
+    assert_string_equal(text, "bab");
+    free(text);
+    tokens_close(&v);
+    tokenizer_close(t);
+}
+
+/* One piece of a megabyte, and one of blanks: time that grows with the square would be minutes. */
+static void test_pieces_without_borders(void **state) {
+    (void)state;
+    enum { N = 1 << 20 };
+    Tokenizer *t;
+    char *text = malloc(N + 1);
+    load_json_tokenizer(&t, "llama3");
+    for (int kind = 0; kind < 2; kind++) {
+        TokenVec v = {0};
+        char *back;
+        memset(text, kind ? ' ' : 'a', N);
+        text[N] = 0;
+        assert_ok(tokenizer_encode(t, (Bytes){text, N}, ENCODE_PLAIN, &v));
+        assert_ok(tokenizer_decode(t, v.v, v.n, &back));
+        assert_string_equal(back, text);
+        free(back);
+        tokens_close(&v);
+    }
+    free(text);
+    tokenizer_close(t);
+}
+
 /* Byte by byte, characters come out whole and nothing is lost. */
 static void test_streams_of_utf8(void **state) {
     (void)state;
@@ -135,7 +244,7 @@ static void test_streams_of_utf8(void **state) {
     utf8_flush(&s, piece);
     strcat(out, piece);
     assert_int_equal(utf8_invalid_at(bytes_of(out)), -1);
-    assert_string_equal(out, "a\uFFFD\uFFFDb\uFFFD");
+    assert_string_equal(out, "a\uFFFDb\uFFFD");
 }
 
 static void test_text_that_is_not_utf8(void **state) {
@@ -170,16 +279,36 @@ static void refuse_tokenizer(const char *json, Status code, const char *says) {
     assert_says("bad.json");
 }
 
+static void refuse_model(const char *members, Status code, const char *says) {
+    char json[512];
+    snprintf(json, sizeof json, "{" STAGES ",\"model\":{%s}}", members);
+    refuse_tokenizer(json, code, says);
+}
+
 static void test_unknown_settings_are_named(void **state) {
     (void)state;
     refuse_tokenizer("[]", ST_FORMAT, "not a JSON object");
     refuse_tokenizer("{}", ST_FORMAT, "model");
+    refuse_tokenizer("{\"model\":\"\xC3(\"}", ST_FORMAT, "not UTF-8 at byte 10");
     refuse_tokenizer("{\"model\":{\"type\":\"Unigram\"}}", ST_UNSUPPORTED, "Unigram");
-    refuse_tokenizer("{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true}}", ST_UNSUPPORTED, "byte_fallback");
-    refuse_tokenizer("{\"model\":{\"vocab\":{\"a\":-1},\"merges\":[]}}", ST_FORMAT, "no id");
-    refuse_tokenizer("{\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", ST_FORMAT, "id 0");
-    refuse_tokenizer("{\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"a b\"]}}", ST_FORMAT, "merge 0");
-    refuse_tokenizer("{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}", ST_UNSUPPORTED, "byte 0x00");
+    refuse_tokenizer("{\"model\":{\"type\":7}}", ST_FORMAT, "type");
+    refuse_model("\"merges\":[]", ST_FORMAT, "vocab");
+    refuse_model("\"vocab\":{\"a\":0}", ST_FORMAT, "merges");
+    refuse_model("\"vocab\":{\"a\":-1},\"merges\":[]", ST_FORMAT, "\"a\"");
+    refuse_model("\"vocab\":{\"a\":1e12},\"merges\":[]", ST_FORMAT, "\"a\"");
+    refuse_model("\"vocab\":{\"a\":0.5},\"merges\":[]", ST_FORMAT, "\"a\"");
+    refuse_model("\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]", ST_FORMAT, "id 0");
+    refuse_model("\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]", ST_FORMAT, "twice");
+    refuse_model("\"vocab\":{\"a\":0},\"merges\":[\"a b\"]", ST_FORMAT, "merge 0");
+    refuse_model("\"vocab\":{\"a\":0,\"aa\":1},\"merges\":[\"a a\",\"a\"]", ST_FORMAT, "merge 1");
+    refuse_model("\"vocab\":{\"a\":0,\"aa\":1},\"merges\":[[\"a\",\"a\"],[\"a\",\"a\",\"a\"]]", ST_FORMAT, "merge 1");
+    refuse_model("\"vocab\":{\"a\":0,\"aa\":1},\"merges\":[\"a a a\"]", ST_FORMAT, "merge 0");
+    refuse_model("\"vocab\":{\"a\":0},\"merges\":[7]", ST_FORMAT, "merge 0");
+    refuse_model("\"vocab\":{},\"merges\":[],\"byte_fallback\":true", ST_UNSUPPORTED, "byte_fallback");
+    refuse_model("\"vocab\":{},\"merges\":[],\"fuse_unk\":true", ST_UNSUPPORTED, "fuse_unk");
+    refuse_model("\"vocab\":{},\"merges\":[],\"dropout\":0.1", ST_UNSUPPORTED, "dropout");
+    refuse_model("\"vocab\":{},\"merges\":[],\"end_of_word_suffix\":\"</w>\"", ST_UNSUPPORTED, "end_of_word_suffix");
+    refuse_model("\"vocab\":{},\"merges\":[],\"continuing_subword_prefix\":\"##\"", ST_UNSUPPORTED, "continuing_subword_prefix");
 }
 
 /* A stage that nobody knows must not be skipped. */
@@ -187,20 +316,38 @@ static void test_unknown_stages_are_named(void **state) {
     (void)state;
     static const struct { const char *key, *value, *says; } wrong[] = {
         {"normalizer", "{\"type\":\"Lowercase\"}", "Lowercase"},
+        {"normalizer", "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFKC\"}]}", "NFKC"},
+        {"normalizer", "{\"type\":\"Sequence\"}", "Sequence"},
         {"pre_tokenizer", "{\"type\":\"Whitespace\"}", "Whitespace"},
         {"pre_tokenizer", "{\"type\":\"Digits\"}", "ByteLevel"},
+        {"pre_tokenizer", "null", "ByteLevel"},
+        {"pre_tokenizer", "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{\"type\":\"Digits\"}]}", "behind ByteLevel"},
+        {"pre_tokenizer", "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"}", "cannot be used"},
+        {"pre_tokenizer", "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"Odd\"}", "Odd"},
+        {"pre_tokenizer", "{\"type\":\"Split\",\"pattern\":7,\"behavior\":\"Isolated\"}", "neither"},
         {"decoder", "{\"type\":\"WordPiece\"}", "WordPiece"},
-        {"added_tokens", "[{\"id\":1,\"content\":\"\"}]", "empty"},
+        {"decoder", "null", "missing"},
+        {"post_processor", "{\"type\":\"BertProcessing\"}", "BertProcessing"},
+        {"added_tokens", "7", "added_tokens"},
+        {"added_tokens", "[{\"id\":1}]", "content"},
+        {"added_tokens", "[{\"id\":420,\"content\":\"\"}]", "empty"},
+        {"added_tokens", "[{\"id\":420,\"content\":\"x\",\"single_word\":true}]", "single_word"},
+        {"added_tokens", "[{\"id\":1,\"content\":\"<x>\"}]", "something else"},
+        {"added_tokens", "[{\"id\":420,\"content\":\"!\"}]", "the vocabulary says"},
+        {"added_tokens", "[{\"id\":420,\"content\":\"<x>\"},{\"id\":420,\"content\":\"<x>\"}]", "twice"},
+        {"added_tokens", "[{\"id\":3000000000,\"content\":\"<x>\"}]", "\"id\""},
     };
     cJSON *o;
     assert_ok(json_load(&o, GOLDEN "gpt2.json"));
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         cJSON *copy = cJSON_Duplicate(o, true);
-        cJSON_ReplaceItemInObject(copy, wrong[i].key, cJSON_Parse(wrong[i].value));
+        cJSON *value = cJSON_Parse(wrong[i].value);
+        assert_non_null(value);
+        cJSON_ReplaceItemInObjectCaseSensitive(copy, wrong[i].key, value);
         char *text = cJSON_PrintUnformatted(copy);
         Tokenizer *t = NULL;
         Status st = tokenizer_of_json(&t, text, strlen(text), "bad.json");
-        assert_true(st == ST_UNSUPPORTED || st == ST_FORMAT);
+        if (st != ST_UNSUPPORTED && st != ST_FORMAT) fail_msg("%s %s gave %s", wrong[i].key, wrong[i].value, status_text(st));
         assert_says(wrong[i].says);
         free(text);
         cJSON_Delete(copy);
@@ -479,6 +626,11 @@ int main(void) {
         cmocka_unit_test(test_golden_smollm2),
         cmocka_unit_test(test_plain_mode_ignores_special_tokens),
         cmocka_unit_test(test_decode_gives_the_text_back),
+        cmocka_unit_test(test_bytes_without_a_token),
+        cmocka_unit_test(test_added_tokens),
+        cmocka_unit_test(test_normalized_added_tokens),
+        cmocka_unit_test(test_what_is_no_token),
+        cmocka_unit_test(test_pieces_without_borders),
         cmocka_unit_test(test_streams_of_utf8),
         cmocka_unit_test(test_text_that_is_not_utf8),
         cmocka_unit_test(test_truncated_tokenizer),

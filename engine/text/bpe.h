@@ -1,17 +1,21 @@
-/* bpe.h -- inside engine/text: byte-pair merges over one piece of text. */
+/* bpe.h -- inside engine/text: the merges of byte-pair encoding. */
 #ifndef ENGINE_TEXT_BPE_H
 #define ENGINE_TEXT_BPE_H
 
 #include <cjson/cJSON.h>
 
 #include "engine/text/tokenizer.h"
+#include "engine/text/vocab.h"
 
-/* Token bytes are real bytes here: the printable stand-ins that tokenizer.json uses for bytes are undone on reading. */
-typedef struct Bpe Bpe;
-Status bpe_open(Bpe **out, const cJSON *model, const char *where); /* the "model" value of tokenizer.json */
+typedef struct Bpe Bpe; /* borrows its Vocab */
+Status bpe_open(Bpe **out, const cJSON *model, const Vocab *v, const char *where);
 void bpe_close(Bpe *b);
-Status bpe_encode(Bpe *b, Bytes piece, TokenVec *out);
-Bytes bpe_bytes(const Bpe *b, int32_t id); /* {NULL,0}: no such id */
-int32_t bpe_size(const Bpe *b);            /* one more than the largest id */
+
+/* Room that encoding reuses from piece to piece: zero it to start. */
+typedef struct BpeWork { struct Symbol *symbol; struct Candidate *heap; size_t room, heap_n; } BpeWork;
+void bpe_work_close(BpeWork *w);
+
+/* Appends the ids of one piece of text. */
+Status bpe_encode(const Bpe *b, BpeWork *w, Bytes piece, TokenVec *out);
 
 #endif

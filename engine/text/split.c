@@ -55,9 +55,9 @@ static Status compile(pcre2_code **out, const char *pattern, uint32_t options, c
     size_t at;
     char *text = options & PCRE2_LITERAL ? strdup(pattern) : rewrite_blanks(pattern);
     NEED(text, ST_NOMEM, "%s: no memory for a pattern", where);
-    uint32_t common = PCRE2_UTF | PCRE2_NO_UTF_CHECK;
+    uint32_t common = PCRE2_UTF | PCRE2_MULTILINE; /* ^ and $ stand at every line, as in Oniguruma */
     *out = pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED,
-                         common | (options & PCRE2_LITERAL ? PCRE2_LITERAL : PCRE2_UCP), &code, &at, NULL);
+                         options & PCRE2_LITERAL ? PCRE2_UTF | PCRE2_LITERAL : common | PCRE2_UCP, &code, &at, NULL);
     free(text);
     if (!*out) {
         char why[128];
@@ -116,6 +116,7 @@ static Status add_stage(Splitter *sp, const cJSON *o, const char *where, bool *b
         return ST_OK;
     }
     NEED(sp->stages < STAGES_MAX, ST_UNSUPPORTED, "%s: more than %d pre-tokenizer stages", where, STAGES_MAX);
+    NEED(!*byte_level, ST_UNSUPPORTED, "%s: a pre-tokenizer \"%.40s\" stands behind ByteLevel, which must be the last", where, type);
     Stage *s = &sp->stage[sp->stages++];
     if (!strcmp(type, "Split")) return read_split(s, o, where);
     if (!strcmp(type, "Digits")) return read_digits(s, o, where);

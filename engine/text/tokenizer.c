@@ -1,54 +1,62 @@
-/* tokenizer.c -- the pipeline of tokenizer.json: added tokens are cut out, the rest is normalised, cut into pieces and
- * merged.
+/* tokenizer.c -- tokenizer.json as a whole. Text goes through these stages, each a file of its own:
  *
- * Encoding uses work space inside the tokenizer, so one tokenizer serves one thread at a time. */
+ *   added.c      tokens that are looked for in the text as it is are cut out,
+ *   normalize.c  the rest is normalised, then tokens that are looked for in normalised text are cut out,
+ *   split.c      the rest is cut into pieces,
+ *   bpe.c        each piece becomes tokens.
+ *
+ * The post-processor only adds tokens around a whole text, which this reader never does, and "truncation" and
+ * "padding" are settings of whoever wrote the file: these are not followed. */
 #include "engine/text/tokenizer.h"
 
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
+#include "engine/text/added.h"
 #include "engine/text/bpe.h"
+#include "engine/text/normalize.h"
 #include "engine/text/split.h"
-#include "engine/text/utf8.h"
+#include "engine/text/vocab.h"
 #include "kernels/base/json.h"
 
-typedef struct Added { char *text; size_t n; int32_t id; bool special, lstrip, rstrip, word; } Added;
-
 struct Tokenizer {
+    Vocab vocab;
     Bpe *bpe;
+    AddedSet raw, normalized;
     Splitter *splitter;
     bool nfc;
-    Added *added; /* [addeds], longest first, so that the first match is the longest */
-    int32_t addeds, vocab;
+    bool *special; /* by id */
     Digest digest;
 };
-
-/* ---- lists of ids ---- */
 
 Bytes bytes_of(const char *text) {
     return (Bytes){text, strlen(text)};
 }
 
-static Status tokens_reserve(TokenVec *t, int32_t more) {
-    if (t->n + more <= t->cap) return ST_OK;
-    int32_t cap = t->cap * 2 > t->n + more ? t->cap * 2 : t->n + more + 16;
-    int32_t *v = realloc(t->v, sizeof *v * (size_t)cap);
+/* ---- lists of ids ---- */
+
+static Status make_room(TokenVec *t, int32_t n) {
+    NEED(n <= INT32_MAX / 8 - t->n, ST_NOMEM, "a list of %d tokens cannot grow by %d", t->n, n);
+    if (t->n + n <= t->cap) return ST_OK;
+    int32_t cap = 2 * (t->n + n);
+    int32_t *v = realloc(t->v, (size_t)cap * sizeof *v);
     NEED(v, ST_NOMEM, "no memory for %d tokens", cap);
-    t->v = v, t->cap = cap;
+    t->v = v;
+    t->cap = cap;
     return ST_OK;
 }
 
 Status tokens_push(TokenVec *t, int32_t id) {
-    TRY(tokens_reserve(t, 1));
+    TRY(make_room(t, 1));
     t->v[t->n++] = id;
     return ST_OK;
 }
 
 Status tokens_append(TokenVec *t, const int32_t *id, int32_t n) {
-    TRY(tokens_reserve(t, n));
-    if (n) memcpy(t->v + t->n, id, sizeof *id * (size_t)n);
+    if (n == 0) return ST_OK;
+    TRY(make_room(t, n));
+    memcpy(t->v + t->n, id, (size_t)n * sizeof *id);
     t->n += n;
     return ST_OK;
 }
@@ -60,225 +68,188 @@ void tokens_close(TokenVec *t) {
 
 /* ---- reading ---- */
 
-static Status read_normalizer(Tokenizer *t, const cJSON *o, const char *where, int depth) {
-    if (!o || cJSON_IsNull(o)) return ST_OK;
-    const char *type;
-    TRY(json_string(o, "type", &type, where));
-    if (!strcmp(type, "NFC")) {
-        t->nfc = true;
-        return ST_OK;
-    }
-    const cJSON *list = cJSON_GetObjectItemCaseSensitive(o, "normalizers"), *e;
-    NEED(!strcmp(type, "Sequence") && cJSON_IsArray(list) && depth < 4, ST_UNSUPPORTED,
-         "%s: normalizer \"%.40s\" is not known; known are NFC and Sequence", where, type);
-    cJSON_ArrayForEach(e, list) TRY(read_normalizer(t, e, where, depth + 1));
-    return ST_OK;
-}
-
+/* Only ByteLevel, alone or as the only one in a Sequence. */
 static Status check_decoder(const cJSON *o, const char *where) {
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(o, "decoders");
+    const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(o, "type"));
+    if (type && !strcmp(type, "Sequence") && cJSON_GetArraySize(list) == 1) return check_decoder(list->child, where);
+    NEED(type && !strcmp(type, "ByteLevel"), ST_UNSUPPORTED, "%s: the decoder is %.40s; known is ByteLevel", where,
+         type ? type : "missing");
+    return ST_OK;
+}
+
+static Status check_post_processor(const cJSON *o, const char *where) {
     if (!o || cJSON_IsNull(o)) return ST_OK;
     const char *type;
     TRY(json_string(o, "type", &type, where));
-    NEED(!strcmp(type, "ByteLevel"), ST_UNSUPPORTED, "%s: decoder \"%.40s\"; known is ByteLevel", where, type);
+    NEED(!strcmp(type, "ByteLevel") || !strcmp(type, "TemplateProcessing") || !strcmp(type, "Sequence"), ST_UNSUPPORTED,
+         "%s: post_processor \"%.40s\" is not known; known are ByteLevel, TemplateProcessing and Sequence", where, type);
     return ST_OK;
 }
 
-static Status read_added_token(Added *a, const cJSON *o, const char *where) {
-    const char *text;
-    int64_t id;
-    bool normalized = false;
-    TRY(json_integer(o, "id", 0, INT_MAX - 1, &id, where));
-    TRY(json_string(o, "content", &text, where));
-    TRY(json_bool_or(o, "special", &a->special, where));
-    TRY(json_bool_or(o, "lstrip", &a->lstrip, where));
-    TRY(json_bool_or(o, "rstrip", &a->rstrip, where));
-    TRY(json_bool_or(o, "single_word", &a->word, where));
-    TRY(json_bool_or(o, "normalized", &normalized, where)); /* matters only where NFC changes the spelling itself */
-    NEED(*text, ST_FORMAT, "%s: the added token %lld is empty", where, (long long)id);
-    NEED(!a->word, ST_UNSUPPORTED, "%s: the added token \"%.40s\" is single_word, which is not implemented", where, text);
-    a->id = (int32_t)id;
-    a->n = strlen(text);
-    a->text = strdup(text);
-    NEED(a->text, ST_NOMEM, "%s: no memory for an added token", where);
+static Status check_model(const cJSON *model, const char *where) {
+    const cJSON *type = cJSON_GetObjectItemCaseSensitive(model, "type");
+    NEED(cJSON_IsObject(model), ST_FORMAT, "%s: \"model\" is missing or not an object", where);
+    if (!type) return ST_OK; /* files of the first years do not say it; what has no merges fails on that */
+    NEED(cJSON_IsString(type), ST_FORMAT, "%s: the model's \"type\" is not a string", where);
+    NEED(!strcmp(type->valuestring, "BPE"), ST_UNSUPPORTED, "%s: the model is \"%.40s\"; known is BPE", where, type->valuestring);
     return ST_OK;
 }
 
-static int longest_first(const void *pa, const void *pb) {
-    const Added *a = pa, *b = pb;
-    if (a->n != b->n) return a->n > b->n ? -1 : 1;
-    return strcmp(a->text, b->text);
-}
-
-static Status read_added(Tokenizer *t, const cJSON *o, const char *where) {
-    const cJSON *list = cJSON_GetObjectItemCaseSensitive(o, "added_tokens"), *e;
-    if (!list || cJSON_IsNull(list)) return ST_OK;
-    NEED(cJSON_IsArray(list), ST_FORMAT, "%s: added_tokens is not a list", where);
-    t->added = calloc((size_t)cJSON_GetArraySize(list) + 1, sizeof *t->added);
-    NEED(t->added, ST_NOMEM, "%s: no memory for its added tokens", where);
-    cJSON_ArrayForEach(e, list) {
-        Added *a = &t->added[t->addeds++];
-        TRY(read_added_token(a, e, where));
-        if (a->id >= t->vocab) t->vocab = a->id + 1;
-    }
-    qsort(t->added, (size_t)t->addeds, sizeof *t->added, longest_first);
-    return ST_OK;
-}
-
-static Status read_all(Tokenizer *t, const cJSON *o, const char *where) {
+static Status read_pre_tokenizer(Tokenizer *t, const cJSON *root, const char *where) {
     bool byte_level;
-    NEED(cJSON_IsObject(o), ST_FORMAT, "%s: is not a JSON object", where);
-    TRY(bpe_open(&t->bpe, cJSON_GetObjectItemCaseSensitive(o, "model"), where));
-    t->vocab = bpe_size(t->bpe);
-    TRY(read_normalizer(t, cJSON_GetObjectItemCaseSensitive(o, "normalizer"), where, 0));
-    TRY(splitter_open(&t->splitter, cJSON_GetObjectItemCaseSensitive(o, "pre_tokenizer"), where, &byte_level));
-    NEED(byte_level, ST_UNSUPPORTED, "%s: no ByteLevel pre-tokenizer; only byte-level BPE is known", where);
-    TRY(check_decoder(cJSON_GetObjectItemCaseSensitive(o, "decoder"), where));
-    return read_added(t, o, where);
+    TRY(splitter_open(&t->splitter, cJSON_GetObjectItemCaseSensitive(root, "pre_tokenizer"), where, &byte_level));
+    NEED(byte_level, ST_UNSUPPORTED, "%s: no pre-tokenizer is ByteLevel; known is byte-level BPE only", where);
+    return ST_OK;
+}
+
+static Status mark_special(Tokenizer *t, const char *where) {
+    t->special = calloc((size_t)t->vocab.size + 1, sizeof *t->special);
+    NEED(t->special, ST_NOMEM, "%s: no memory for its special tokens", where);
+    for (int32_t i = 0; i < t->raw.n; i++) t->special[t->raw.token[i].id] = t->raw.token[i].special;
+    for (int32_t i = 0; i < t->normalized.n; i++) t->special[t->normalized.token[i].id] = t->normalized.token[i].special;
+    return ST_OK;
+}
+
+static Status read_root(Tokenizer *t, const cJSON *root, const char *where) {
+    const cJSON *model = cJSON_GetObjectItemCaseSensitive(root, "model");
+    const cJSON *added = cJSON_GetObjectItemCaseSensitive(root, "added_tokens");
+    NEED(cJSON_IsObject(root), ST_FORMAT, "%s: is not a JSON object", where);
+    TRY(check_model(model, where));
+    TRY(normalizer_read(&t->nfc, cJSON_GetObjectItemCaseSensitive(root, "normalizer"), where));
+    TRY(read_pre_tokenizer(t, root, where));
+    TRY(check_decoder(cJSON_GetObjectItemCaseSensitive(root, "decoder"), where));
+    TRY(check_post_processor(cJSON_GetObjectItemCaseSensitive(root, "post_processor"), where));
+    TRY(vocab_read(&t->vocab, cJSON_GetObjectItemCaseSensitive(model, "vocab"), added, where));
+    TRY(bpe_open(&t->bpe, model, &t->vocab, where));
+    TRY(added_read(&t->raw, added, false, t->nfc, &t->vocab, where));
+    TRY(added_read(&t->normalized, added, true, t->nfc, &t->vocab, where));
+    return mark_special(t, where);
 }
 
 Status tokenizer_of_json(Tokenizer **out, const char *text, size_t size, const char *where) {
     *out = NULL;
     Status st = ST_OK;
-    cJSON *o = NULL;
+    cJSON *root = NULL;
     Tokenizer *t = calloc(1, sizeof *t);
-    NEED(t, ST_NOMEM, "%s: no memory to read it", where);
-    TRY_TO(failed, json_parse(&o, text, size, where));
-    TRY_TO(failed, read_all(t, o, where));
+    NEED_TO(done, t, ST_NOMEM, "%s: no memory to read it", where);
+    int64_t bad = utf8_invalid_at((Bytes){text, size});
+    NEED_TO(done, bad < 0, ST_FORMAT, "%s: not UTF-8 at byte %lld of %zu", where, (long long)bad, size);
+    TRY_TO(done, json_parse(&root, text, size, where));
+    TRY_TO(done, read_root(t, root, where));
     t->digest = sha256_of(text, size);
     *out = t;
     t = NULL;
-failed:
-    cJSON_Delete(o);
+done:
+    cJSON_Delete(root);
     tokenizer_close(t);
     return st;
 }
 
 Status tokenizer_open(Tokenizer **out, const char *folder) {
     *out = NULL;
-    char path[PATH_MAX], *text;
-    size_t size;
+    char path[PATH_MAX];
+    FileMap m;
     TRY(file_join(path, sizeof path, folder, "tokenizer.json"));
-    TRY(file_read(&text, &size, path));
-    Status st = tokenizer_of_json(out, text, size, path);
-    free(text);
+    TRY(file_map(&m, path));
+    Status st = tokenizer_of_json(out, m.data ? (const char *)m.data : "", m.size, path);
+    file_unmap(&m);
     return st;
 }
 
 void tokenizer_close(Tokenizer *t) {
     if (!t) return;
-    for (int32_t i = 0; i < t->addeds; i++) free(t->added[i].text);
-    free(t->added);
+    added_close(&t->raw);
+    added_close(&t->normalized);
     splitter_close(t->splitter);
     bpe_close(t->bpe);
+    vocab_close(&t->vocab);
+    free(t->special);
     free(t);
 }
 
 /* ---- encoding ---- */
 
-typedef struct Encoding { const Tokenizer *t; TokenVec *out; } Encoding;
+typedef struct Encoding { const Tokenizer *t; bool plain; BpeWork work; TokenVec *out; } Encoding;
 
-static Status encode_piece(void *user, Bytes piece) {
+static Status on_piece(void *user, Bytes piece) {
     Encoding *e = user;
-    return bpe_encode(e->t->bpe, piece, e->out);
+    return bpe_encode(e->t->bpe, &e->work, piece, e->out);
 }
 
-static Status encode_ordinary(const Tokenizer *t, Bytes text, TokenVec *out) {
-    Encoding e = {t, out};
-    if (!text.n) return ST_OK;
-    if (!t->nfc) return splitter_run(t->splitter, text, encode_piece, &e);
-    utf8proc_uint8_t *nfc = NULL;
-    utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)text.p, (utf8proc_ssize_t)text.n, &nfc,
-                                      UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    NEED(n >= 0, ST_NOMEM, "no memory to normalise a text of %zu bytes", text.n);
-    Status st = splitter_run(t->splitter, (Bytes){(const char *)nfc, (size_t)n}, encode_piece, &e);
-    free(nfc);
+static Status on_token(void *user, int32_t id) {
+    return tokens_push(((Encoding *)user)->out, id);
+}
+
+static Status on_normalized_text(void *user, Bytes text) {
+    return splitter_run(((Encoding *)user)->t->splitter, text, on_piece, user);
+}
+
+static Status on_text(void *user, Bytes text) {
+    Encoding *e = user;
+    Bytes normal;
+    char *owned;
+    TRY(normalize(&normal, &owned, e->t->nfc, text));
+    Status st = added_cut(&e->t->normalized, normal, e->plain, &(AddedVisit){on_normalized_text, on_token, e});
+    free(owned);
     return st;
-}
-
-/* The added token that begins at p, or NULL. */
-static const Added *added_at(const Tokenizer *t, const char *p, size_t left, EncodeMode mode) {
-    for (int32_t i = 0; i < t->addeds; i++) {
-        const Added *a = &t->added[i];
-        if (a->special && mode == ENCODE_PLAIN) continue;
-        if (a->n <= left && !memcmp(a->text, p, a->n)) return a;
-    }
-    return NULL;
-}
-
-static bool blank(char c) {
-    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
-}
-
-static Status encode_until(const Tokenizer *t, const char *text, size_t from, size_t to, const Added *a, TokenVec *out) {
-    while (a->lstrip && to > from && blank(text[to - 1])) to--;
-    TRY(encode_ordinary(t, (Bytes){text + from, to - from}, out));
-    return tokens_push(out, a->id);
 }
 
 Status tokenizer_encode(const Tokenizer *t, Bytes text, EncodeMode mode, TokenVec *out) {
     int64_t bad = utf8_invalid_at(text);
-    NEED(bad < 0, ST_FORMAT, "text that is not UTF-8 at byte %lld of %zu", (long long)bad, text.n);
-    size_t from = 0;
-    for (size_t i = 0; i < text.n;) {
-        const Added *a = added_at(t, text.p + i, text.n - i, mode);
-        if (!a) {
-            i++;
-            continue;
-        }
-        TRY(encode_until(t, text.p, from, i, a, out));
-        i += a->n;
-        while (a->rstrip && i < text.n && blank(text.p[i])) i++;
-        from = i;
-    }
-    return encode_ordinary(t, (Bytes){text.p + from, text.n - from}, out);
+    NEED(bad < 0, ST_FORMAT, "the text is not UTF-8 at byte %lld of %zu", (long long)bad, text.n);
+    int32_t before = out->n;
+    Encoding e = {.t = t, .plain = mode == ENCODE_PLAIN, .out = out};
+    Status st = added_cut(&t->raw, text, e.plain, &(AddedVisit){on_text, on_token, &e});
+    bpe_work_close(&e.work);
+    if (st) out->n = before;
+    return st;
 }
 
-/* ---- single tokens ---- */
-
-static const Added *added_of(const Tokenizer *t, int32_t id) {
-    for (int32_t i = 0; i < t->addeds; i++)
-        if (t->added[i].id == id) return &t->added[i];
-    return NULL;
-}
+/* ---- decoding ---- */
 
 Bytes tokenizer_piece(const Tokenizer *t, int32_t id) {
-    const Added *a = added_of(t, id);
-    return a ? (Bytes){a->text, a->n} : bpe_bytes(t->bpe, id);
+    return id >= 0 && id < t->vocab.size ? t->vocab.token[id] : (Bytes){NULL, 0};
 }
 
 bool tokenizer_is_special(const Tokenizer *t, int32_t id) {
-    const Added *a = added_of(t, id);
-    return a && a->special;
+    return id >= 0 && id < t->vocab.size && t->special[id];
 }
 
-int32_t tokenizer_find(const Tokenizer *t, const char *spelling) {
-    for (int32_t i = 0; i < t->addeds; i++)
-        if (!strcmp(t->added[i].text, spelling)) return t->added[i].id;
+static int32_t find_in(const AddedSet *a, Bytes spelling) {
+    for (int32_t i = 0; i < a->n; i++)
+        if (a->token[i].text.n == spelling.n && !memcmp(a->token[i].text.p, spelling.p, spelling.n)) return a->token[i].id;
     return -1;
 }
 
+int32_t tokenizer_find(const Tokenizer *t, const char *spelling) {
+    int32_t id = find_in(&t->raw, bytes_of(spelling));
+    return id >= 0 ? id : find_in(&t->normalized, bytes_of(spelling));
+}
+
 int32_t tokenizer_vocab(const Tokenizer *t) {
-    return t->vocab;
+    return t->vocab.size;
 }
 
 Digest tokenizer_digest(const Tokenizer *t) {
     return t->digest;
 }
 
+/* Each byte may become a character of three. */
 static size_t decoded_size(const Tokenizer *t, const int32_t *id, int32_t n) {
-    size_t most = 16;
-    for (int32_t i = 0; i < n; i++) most += 3 * tokenizer_piece(t, id[i]).n;
-    return most;
+    size_t bytes = 0;
+    for (int32_t i = 0; i < n; i++) bytes += tokenizer_piece(t, id[i]).n;
+    return 3 * (bytes + 4) + 1;
 }
 
 Status tokenizer_decode(const Tokenizer *t, const int32_t *id, int32_t n, char **out) {
-    char *text = malloc(decoded_size(t, id, n));
-    NEED(text, ST_NOMEM, "no memory for the text of %d tokens", n);
-    Utf8Stream s = {.n = 0};
     size_t used = 0;
-    for (int32_t i = 0; i < n; i++)
-        if (!tokenizer_is_special(t, id[i])) used += utf8_push(&s, tokenizer_piece(t, id[i]), text + used);
-    utf8_flush(&s, text + used);
+    Utf8Stream stream = {.n = 0};
+    char *text = malloc(decoded_size(t, id, n));
     *out = text;
+    NEED(text, ST_NOMEM, "no memory to decode %d tokens", n);
+    for (int32_t i = 0; i < n; i++)
+        if (!tokenizer_is_special(t, id[i])) used += utf8_push(&stream, tokenizer_piece(t, id[i]), text + used);
+    utf8_flush(&stream, text + used);
     return ST_OK;
 }

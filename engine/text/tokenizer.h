@@ -29,7 +29,9 @@ void tokenizer_close(Tokenizer *t);
 
 /* Appends the ids of text. ENCODE_PLAIN treats the spelling of a special token as ordinary text (documents and
  * user messages must not be able to forge a turn); ENCODE_SPECIAL finds special tokens, as HF does by default.
- * Added tokens that are not special are found in both. ST_FORMAT when text is not UTF-8, with the offset. */
+ * Added tokens that are not special are found in both. No begin-of-text token is added. A byte for which the
+ * vocabulary has no token becomes unk_token or, where there is none, nothing, as in HF. ST_FORMAT when text is not
+ * UTF-8, with the offset; `out` is then as it was. */
 typedef enum EncodeMode { ENCODE_PLAIN, ENCODE_SPECIAL } EncodeMode;
 Status tokenizer_encode(const Tokenizer *t, Bytes text, EncodeMode mode, TokenVec *out);
 
@@ -40,7 +42,9 @@ int32_t tokenizer_find(const Tokenizer *t, const char *spelling); /* an added to
 int32_t tokenizer_vocab(const Tokenizer *t);                      /* one more than the largest id */
 Digest tokenizer_digest(const Tokenizer *t);                      /* SHA-256 of tokenizer.json */
 
-/* All of the ids as text from malloc, NUL-ended, special tokens left out. Bytes that are no UTF-8 become U+FFFD. */
+/* All of the ids as text from malloc, NUL-ended, special tokens left out. What is no UTF-8 becomes U+FFFD, one for
+ * each longest stretch that begins like a character. Ids that are no token (a model may have more rows than its
+ * tokenizer has tokens) give nothing, as in HF. */
 Status tokenizer_decode(const Tokenizer *t, const int32_t *id, int32_t n, char **out);
 
 /* Text as it is generated: characters come out whole. utf8_push writes what became complete to out (NUL-ended, at

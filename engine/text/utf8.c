@@ -37,16 +37,9 @@ uint32_t utf8_decode(const uint8_t *p, int32_t length) {
     return c;
 }
 
-int32_t utf8_encode(uint32_t c, uint8_t out[4]) {
-    if (c < 0x80) {
-        out[0] = (uint8_t)c;
-        return 1;
-    }
-    int32_t length = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    static const uint8_t lead[] = {0, 0, 0xC0, 0xE0, 0xF0};
-    for (int32_t i = length - 1; i > 0; i--, c >>= 6) out[i] = (uint8_t)(0x80 | (c & 0x3F));
-    out[0] = (uint8_t)(lead[length] | c);
-    return length;
+bool utf8_is_blank(uint32_t c) {
+    return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
+           c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 static const char REPLACEMENT[] = "\xEF\xBF\xBD"; /* U+FFFD */
@@ -65,14 +58,15 @@ static bool may_continue(const uint8_t *p, int32_t n) {
     return n < wanted(p[0]) && utf8_length(full, 4) == wanted(p[0]);
 }
 
-/* Writes what the held bytes say by now; keeps an unfinished character. */
+/* Writes what the held bytes say by now; keeps an unfinished character. All but the last byte began a character, so
+ * when the last one breaks it, the others are one broken stretch and the last may begin anew. */
 static size_t settle(Utf8Stream *s, char *out) {
     size_t used = 0;
     while (s->n > 0 && !may_continue(s->held, s->n)) {
         int32_t length = utf8_length(s->held, (size_t)s->n);
         memcpy(out + used, length ? (const char *)s->held : REPLACEMENT, length ? (size_t)length : 3);
         used += length ? (size_t)length : 3;
-        int32_t gone = length ? length : 1;
+        int32_t gone = length ? length : s->n > 1 ? s->n - 1 : 1;
         s->n -= gone;
         memmove(s->held, s->held + gone, (size_t)s->n);
     }

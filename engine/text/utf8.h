@@ -6,6 +6,6 @@
 
 int32_t utf8_length(const uint8_t *p, size_t n);         /* of the character at p; 0: none */
 uint32_t utf8_decode(const uint8_t *p, int32_t length);  /* of a valid character */
-int32_t utf8_encode(uint32_t c, uint8_t out[4]);         /* its length */
+bool utf8_is_blank(uint32_t c);                         /* Unicode's White_Space */
 
 #endif
