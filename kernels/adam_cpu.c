@@ -65,7 +65,7 @@ Status CPU(adam)(Stream *s, const AdamArgs *a) {
     CPU_F32("adam", a->pool);
     int64_t n = a->p.dim[1], G = a->p.dim[2], D = a->p.dim[4], pages = a->pool.dim[1], block = KV_PAGE * D;
     const int32_t *page = a->page.data, *from = a->from.data, *to = a->to.data;
-#pragma omp parallel for
+#pragma omp parallel for if (tensor_count(a->p) >= PARALLEL_MIN)
     for (int64_t i = 0; i < a->p.dim[0] * n * G; i++) {
         int64_t slice = i / (n * G), at = i / G % n, g = i % G, first = from[at] * D;
         float *grad = (float *)a->g.data + i * block;

@@ -188,6 +188,13 @@ static void sort_ranges(CpuPlan *p, int32_t segments) {
     for (int32_t i = 0; i < segments; i++) p->joined[i] = p->draft[p->joined[i]].reader;
 }
 
+static int64_t count_products(const CpuPlan *p) {
+    int64_t n = 0;
+    for (int32_t i = 0; i < p->ranges; i++)
+        n += 2 * (int64_t)p->range[i].rows * p->range[i].length * p->limits.heads * p->limits.head_dim;
+    return n;
+}
+
 /* Sequences that stand side by side become one reader: their rows do. */
 static void add_reader(CpuPlan *p, Range *r, int32_t row, int32_t rows) {
     Reader *last = p->reader + r->reader + r->readers - 1;
@@ -221,6 +228,7 @@ Status attn_plan_cpu(Stream *s, AttnPlan *plan, const AttnLayout *l) {
     find_ranges(p, l);
     sort_ranges(p, l->seg[l->S]);
     find_readers(p, l);
+    p->products = count_products(p);
     return ST_OK;
 }
 

@@ -33,6 +33,7 @@ typedef struct CpuPlan {
     int32_t T, pages, ranges, waves;
     int32_t lanes;                   /* TILE_LANES, or one row's if that is more; a multiple of 8 */
     int32_t threads;
+    int64_t products;                /* multiply-adds of a forward pass */
     Range *range;                    /* [ranges] by wave */
     int32_t *wave;                   /* [waves + 1] first range of each */
     Reader *reader;

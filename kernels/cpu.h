@@ -22,7 +22,7 @@ typedef struct Ranked { float value; int32_t id; } Ranked;
 enum {
     SKINNY_ROWS = 48,   /* up to here linear multiplies without sgemm: bench_ops shows where the two cross */
     SKINNY_OUTPUTS = 6, /* of these at a time */
-    PANEL_COLUMNS = 192, /* a converted piece of a weight: 288 KiB, beside what sgemm packs in the same cache */
+    PANEL_COLUMNS = 192, /* a converted piece of a weight: 288 KiB, with what sgemm packs in one cache */
     PANEL_DEPTH = 384,
 };
 
@@ -62,8 +62,8 @@ static inline int cpu_threads(int32_t planned) {
 #endif
 }
 
-/* Below so many elements starting threads costs more than they save. */
-enum { PARALLEL_MIN = 1 << 14 };
+/* Below so many elements, or multiply-adds, one thread is done before a second one has woken up. */
+enum { PARALLEL_MIN = 1 << 15, PARALLEL_PRODUCTS = 1 << 18 };
 
 /* This backend computes in f32; absent tensors pass. */
 Status cpu_f32(const char *op, const char *name, Tensor t);

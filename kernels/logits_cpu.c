@@ -124,7 +124,7 @@ Status CPU(distill)(Stream *stream, const DistillArgs *a) {
     float *loss = a->loss.data, *kl = a->kl.data;
     CpuStream *s;
     TRY(ranking_space(stream, "distill", V, &s));
-#pragma omp parallel for num_threads(cpu_threads(s->threads))
+#pragma omp parallel for num_threads(cpu_threads(s->threads)) if (W * V >= PARALLEL_MIN)
     for (int64_t w = 0; w < W; w++) {
         RowLoss r = distill_row(a, w, my_ranking(s));
         if (loss) loss[w] = (float)r.loss;
@@ -188,7 +188,7 @@ Status CPU(topk)(Stream *stream, const TopkArgs *a) {
     float *logprob = a->logprob.data;
     CpuStream *s;
     TRY(ranking_space(stream, "topk", V, &s));
-#pragma omp parallel for num_threads(cpu_threads(s->threads))
+#pragma omp parallel for num_threads(cpu_threads(s->threads)) if (W * V >= PARALLEL_MIN)
     for (int64_t w = 0; w < W; w++) {
         const float *row = (const float *)a->logits.data + w * V;
         Ranked *best = my_ranking(s);
@@ -397,7 +397,7 @@ Status CPU(sample)(Stream *stream, const SampleArgs *a) {
     float *logprob = a->logprob.data;
     CpuStream *s;
     TRY(ranking_space(stream, "sample", V, &s));
-#pragma omp parallel for num_threads(cpu_threads(s->threads))
+#pragma omp parallel for num_threads(cpu_threads(s->threads)) if (W * V >= PARALLEL_MIN)
     for (int64_t w = 0; w < W; w++) {
         const float *row = (const float *)a->logits.data + w * V;
         id[w] = sample_row(a, w, my_ranking(s));
