@@ -417,6 +417,33 @@ static void test_a_full_batch_adds_nothing(void **state) {
     rig_close(&r);
 }
 
+/* Each of the four limits by itself keeps the third sequence of one prefix and two tokens out. */
+static void test_each_limit_of_a_batch(void **state) {
+    (void)state;
+    static const BatchLimits limits[] = {{5, 6, 12, 12}, {12, 2, 12, 12}, {12, 6, 5, 12}, {12, 6, 12, 5}};
+    Rig r;
+    rig_open(&r, &ops_ref, DT_F32, TINY_LLAMA, false);
+    Prefix *p = rig_random_prefix(&r, 5, 1);
+    int32_t token[2] = {1, 2};
+    for (int i = 0; i < 4; i++) {
+        Batch *b;
+        Sequence q[3];
+        bool fits;
+        assert_ok(batch_open(&b, r.model, r.pool, &limits[i], false));
+        for (int j = 0; j < 3; j++) {
+            assert_ok(sequence_open(&q[j], 2, 5));
+            assert_ok(sequence_reserve(&q[j], r.pool, 2));
+            assert_ok(batch_add(b, list(&p), 1, &q[j], token, 2, &fits));
+            assert_int_equal(fits, j < 2);
+        }
+        assert_int_equal(b->S, 2);
+        for (int j = 0; j < 3; j++) sequence_close(&q[j], r.pool);
+        batch_close(b);
+    }
+    prefix_drop(p);
+    rig_close(&r);
+}
+
 static void test_captures_that_cannot_be(void **state) {
     (void)state;
     Rig r;
@@ -596,6 +623,7 @@ int main(void) {
     ALL_CASES(test_nobody_reads_what_is_not_theirs);
     ALL_CASES(test_company_shows_in_rounding_only);
     ONCE(test_a_full_batch_adds_nothing);
+    ONCE(test_each_limit_of_a_batch);
     ONCE(test_captures_that_cannot_be);
     ONCE(test_identity_of_a_capture);
     ALL_CASES(test_opening_without_memory_leaks_nothing);

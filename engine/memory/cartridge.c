@@ -4,6 +4,7 @@
  * cannot be forgotten in one of them. */
 #include "engine/memory/cartridge.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stddef.h>
@@ -108,8 +109,10 @@ static Status read_u64(uint64_t *to, const cJSON *o, const char *name, const cha
     const char *text;
     TRY(json_string(o, name, &text, path));
     char *end;
+    errno = 0;
     *to = strtoull(text, &end, 10);
-    NEED(*text >= '0' && *text <= '9' && !*end, ST_FORMAT, "%s: \"%s\" is \"%s\", not a whole number", path, name, text);
+    NEED(*text >= '0' && *text <= '9' && !*end && !errno, ST_FORMAT, "%s: \"%s\" is \"%s\", not a whole number of 64 bits",
+         path, name, text);
     return ST_OK;
 }
 
