@@ -207,10 +207,11 @@ static Status ask(const Evaluation *e, const char *question, int32_t answer_max,
     return st;
 }
 
-static Status run_questions(Evaluation *e, const QuestionSet *set, int32_t answer_max, Asked *asked) {
-    int32_t left = set->n, sent = 0, active;
-    for (int32_t i = 0; i < set->n; i++) asked[i].left = &left;
-    while (left > 0) {
+/* *left counts the answers that are still to come. */
+static Status run_questions(Evaluation *e, const QuestionSet *set, int32_t answer_max, Asked *asked, int32_t *left) {
+    int32_t sent = 0, active;
+    for (int32_t i = 0; i < set->n; i++) asked[i].left = left;
+    for (*left = set->n; *left > 0;) {
         if (watch_stop(e->watch)) FAIL(ST_STOPPED, "evaluation stopped");
         Status st = ST_OK;
         while (!st && sent < set->n) {
@@ -219,7 +220,7 @@ static Status run_questions(Evaluation *e, const QuestionSet *set, int32_t answe
         }
         if (st && st != ST_FULL) return st;
         TRY(scheduler_step(e->s, &active));
-        watch_progress(e->watch, "answering", set->n - left, set->n, "");
+        watch_progress(e->watch, "answering", set->n - *left, set->n, "");
     }
     return ST_OK;
 }
@@ -234,7 +235,8 @@ static void take_back(Evaluation *e, Asked *asked, int32_t n) {
 static Status generate(Evaluation *e, const QuestionSet *set, int32_t answer_max, Score *score) {
     Asked *asked = calloc((size_t)set->n, sizeof *asked);
     NEED(asked, ST_NOMEM, "out of memory for %d answers", set->n);
-    Status st = run_questions(e, set, answer_max, asked);
+    int32_t left;
+    Status st = run_questions(e, set, answer_max, asked, &left);
     if (st) take_back(e, asked, set->n);
     for (int32_t i = 0; !st && i < set->n; i++) {
         if (asked[i].failed) st = status_fail(ST_NOMEM, __FILE__, __LINE__, "out of memory for an answer");

@@ -257,10 +257,13 @@ static Status start_round(Place *p) {
 static Status answer_over(Place *p) {
     const char *reason;
     TRY(talk_judge_answer(&p->talk, p->study->chat, p->study->o, &reason));
-    if (!reason) p->talk.rounds++;
-    bool last = p->talk.rounds == p->study->o->rounds || !p->talk.round[p->talk.rounds - 1].ended;
-    if (reason || last) leave(p, reason);
-    else return start_round(p);
+    if (reason) {
+        leave(p, reason);
+        return ST_OK;
+    }
+    bool ended = p->talk.round[p->talk.rounds++].ended;
+    if (ended && p->talk.rounds < p->study->o->rounds) return start_round(p);
+    leave(p, NULL);
     return ST_OK;
 }
 

@@ -1,0 +1,578 @@
+/* Self-study with the demo model: what the dataset holds is what the teacher thinks, checked against a plain pass over
+ * chunk and conversation; the same settings give the same rows however often the study was stopped; and what is
+ * dropped is dropped for the reason given. */
+#include "tests/test.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "engine/learn/repeats.h"
+#include "engine/learn/seeds.h"
+#include "engine/learn/study.h"
+#include "engine/learn/words.h"
+#include "engine/transformer/capture.h"
+
+#define MODEL CARTRIDGE_SOURCE_DIR "/tools/demo/model"
+
+static char folder[] = "/tmp/cartridge-test-XXXXXX";
+
+/* ---- repeats ---- */
+
+static void test_repeats(void **state) {
+    (void)state;
+    Repeats *r;
+    double share;
+    char many[64];
+    assert_ok(repeats_open(&r));
+    assert_ok(repeats_share(r, " who is the captain ", &share));
+    assert_float_equal(share, 0, 0);
+    assert_ok(repeats_add(r, " who is the captain of the ferry "));
+    assert_ok(repeats_add(r, " who is the mayor "));
+    assert_ok(repeats_share(r, " who is the captain of the ferry ", &share));
+    assert_float_equal(share, 1, 0);
+    assert_ok(repeats_share(r, " who is the captain of the ship ", &share));
+    assert_float_equal(share, 5.0 / 6, 1e-9);
+    assert_ok(repeats_share(r, " is who captain the of ", &share)); /* the same words in another order */
+    assert_float_equal(share, 0, 0);
+    assert_ok(repeats_share(r, " the mayor of the ferry ", &share)); /* 2 of 4 pairs in one, 3 of 4 in two together */
+    assert_float_equal(share, 0.5, 1e-9);
+    assert_ok(repeats_add(r, " why "));
+    assert_ok(repeats_share(r, " why ", &share));
+    assert_float_equal(share, 1, 0);
+    for (int i = 0; i < 3000; i++) { /* the tables grow */
+        snprintf(many, sizeof many, " what is number %d of %d ", i, i / 3);
+        assert_ok(repeats_add(r, many));
+    }
+    for (int i = 0; i < 3000; i++) {
+        snprintf(many, sizeof many, " what is number %d of %d ", i, i / 3);
+        assert_ok(repeats_share(r, many, &share));
+        assert_float_equal(share, 1, 0);
+    }
+    assert_ok(repeats_share(r, " what is number 3001 of 7 ", &share));
+    assert_float_equal(share, 3.0 / 5, 1e-9);
+    repeats_close(r);
+}
+
+/* ---- seeds ---- */
+
+static void test_seeds_are_functions_of_their_number(void **state) {
+    (void)state;
+    StudyOptions o = study_defaults();
+    static const char chunk[] = "The ferry is the Grey Gannet. Its captain is Ingrid Solberg. It sails at seven in the morning.";
+    bool seen[SEED_KINDS] = {false}, sentence[3] = {false};
+    for (int k = 0; k < SEED_KINDS; k++) o.weight[k] = k != SEED_CREATIVE;
+    o.force_openings = true;
+    o.ask = (const char *const[]){"One?", "Two?"};
+    o.asks = 2;
+    for (int64_t i = 0; i < 200; i++) {
+        Seed a, b;
+        assert_ok(seed_draw(&a, &o, bytes_of(chunk), i, (int32_t)(i % 16)));
+        assert_ok(seed_draw(&b, &o, bytes_of(chunk), i, (int32_t)(i % 16)));
+        assert_string_equal(a.text, b.text);
+        assert_true(a.kind == b.kind && a.opening == b.opening);
+        assert_null(strstr(a.text, "%s"));
+        seen[a.kind] = true;
+        if (a.kind == SEED_FOCUS) {
+            sentence[0] |= strstr(a.text, "Grey Gannet.") != NULL;
+            sentence[1] |= strstr(a.text, "Its captain is Ingrid Solberg.") != NULL;
+            sentence[2] |= strstr(a.text, "seven in the morning.") != NULL;
+            assert_true(*a.opening);
+        }
+        seed_close(&a);
+        seed_close(&b);
+    }
+    for (int k = 0; k < SEED_KINDS; k++) assert_int_equal(seen[k], k != SEED_CREATIVE);
+    assert_true(sentence[0] && sentence[1] && sentence[2]);
+}
+
+static void test_settings_name_what_changes_the_rows(void **state) {
+    (void)state;
+    StudyOptions o = study_defaults();
+    char *a, *b;
+    assert_ok(study_settings(&o, &a));
+    o.conversations++;
+    assert_ok(study_settings(&o, &b));
+    assert_string_equal(a, b);
+    free(b);
+    o.seed = 0x8000000000000001u;
+    assert_ok(study_settings(&o, &b));
+    assert_non_null(strstr(b, "\"9223372036854775809\""));
+    assert_string_not_equal(a, b);
+    free(a);
+    free(b);
+}
+
+/* ---- a world with the demo model ---- */
+
+typedef struct World { Model *m; PagePool *pool; Tokenizer *t; Chat *chat; Scheduler *s; Corpus *corpus; } World;
+
+enum { FACTS = 24 };
+static const char *const names[] = {"Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana"};
+static char text[1024];
+static const char *asks[8];
+static char ask_text[8][32];
+
+static void write_facts(void) {
+    static const char *const fact[] = {"drinks tea", "plays oboe", "speaks Greek"};
+    for (int i = 0; i < FACTS; i++)
+        snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s %s.", i ? " " : "", names[i / 3], fact[i % 3]);
+    for (int i = 0; i < 8; i++) {
+        snprintf(ask_text[i], sizeof ask_text[i], "%s what?", names[i]);
+        asks[i] = ask_text[i];
+    }
+}
+
+static int open_world(void **state) {
+    static World w;
+    if (!file_is_folder(MODEL)) return 0;
+    write_facts();
+    SchedulerLimits l = {.rows = 32, .seqs = 4, .queue = 6, .topk = 20, .prefixes = 2};
+    Status st = model_open(&w.m, MODEL, &ops_cpu);
+    if (!st) st = pool_open(&w.pool, &w.m->cfg, &ops_cpu, DT_F32, 40);
+    if (!st) st = tokenizer_open(&w.t, MODEL);
+    if (!st) st = chat_open(&w.chat, MODEL, w.t);
+    if (!st) st = scheduler_open(&w.s, w.m, w.pool, &l);
+    if (!st) st = corpus_of_text(&w.corpus, bytes_of(text), "facts");
+    if (st) fprintf(stderr, "%s\n", status_message());
+    *state = &w;
+    return st ? -1 : 0;
+}
+
+static int close_world(void **state) {
+    World *w = *state;
+    if (!w) return 0;
+    corpus_close(w->corpus);
+    scheduler_close(w->s);
+    pool_close(w->pool);
+    chat_close(w->chat);
+    tokenizer_close(w->t);
+    model_close(w->m);
+    return 0;
+}
+
+static World *world(void **state) {
+    if (!*state) skip();
+    return *state;
+}
+
+static StudyOptions options(void) {
+    StudyOptions o = study_defaults();
+    o.conversations = 24;
+    o.per_chunk = 4;
+    o.instruction = "";
+    o.chunk = (ChunkRule){CHUNK_TOKENS, 90, 4096};
+    memset(o.weight, 0, sizeof o.weight);
+    o.weight[SEED_ASK] = 1;
+    o.ask = asks;
+    o.asks = 8;
+    o.question_max = 6;
+    o.answer_max = 8;
+    o.question_temperature = 1;
+    o.duplicate_overlap = 2;
+    o.seed = 7;
+    return o;
+}
+
+static Dataset *open_data(World *w, const char *name, const StudyOptions *o, bool resume) {
+    char path[300], *settings, tokenizer[65];
+    Dataset *d;
+    snprintf(path, sizeof path, "%s/%s.study", folder, name);
+    digest_hex(tokenizer_digest(w->t), tokenizer);
+    assert_ok(study_settings(o, &settings));
+    DatasetInfo info = {.model = w->m->fingerprint, .tokenizer = tokenizer, .template_family = chat_family(w->chat),
+                        .corpus = "facts", .corpus_tokens = 100, .settings = settings};
+    assert_ok(dataset_create(&d, path, &info, resume));
+    free(settings);
+    return d;
+}
+
+static Status study(World *w, const StudyOptions *o, Dataset *d, const Watch *watch, StudySums *sums) {
+    Status st = study_run(w->s, w->chat, w->m, w->corpus, o, d, watch, sums);
+    int32_t active;
+    assert_ok(scheduler_step(w->s, &active));
+    assert_int_equal(active, 0);
+    pool_check(w->pool);
+    assert_int_equal(pool_free(w->pool), pool_pages(w->pool));
+    return st;
+}
+
+/* ---- what the rows say ---- */
+
+/* Best candidate and log-probabilities of a row of logits. */
+static double logprob_of(const float *x, int32_t V, int32_t id) {
+    double sum = 0;
+    for (int32_t v = 0; v < V; v++) sum += exp((double)x[v] - (double)x[id]);
+    return -log(sum);
+}
+
+static void check_target(World *w, const Conversation *c, int32_t j, const float *x) {
+    int32_t V = w->m->cfg.vocab, best = 0;
+    double mass = 0;
+    for (int32_t v = 1; v < V; v++)
+        if (x[v] > x[best]) best = v;
+    assert_int_equal(c->token[c->at[j]], best); /* answers are greedy */
+    assert_int_equal(c->id[c->first[j]], best);
+    for (int32_t k = c->first[j]; k < c->first[j + 1]; k++) {
+        assert_true(mass < 0.99); /* the fewest */
+        assert_float_equal(c->logprob[k], logprob_of(x, V, c->id[k]), 2e-3);
+        mass += exp((double)c->logprob[k]);
+    }
+    assert_true(mass >= 0.99 || c->first[j + 1] - c->first[j] == 20);
+}
+
+/* The chunk (all facts) in a system turn, then the conversation token by token: every target is what comes there. */
+static void check_conversation(World *w, const Conversation *c) {
+    CaptureTools t;
+    TokenVec v = {0};
+    Prefix *p;
+    Sequence q;
+    scheduler_capture_tools(w->s, &t);
+    assert_ok(chat_prefix(w->chat, bytes_of(text), 0, &v));
+    assert_ok(capture(&p, &t, NULL, 0, v.v, v.n));
+    const Prefix *list[1] = {p};
+    assert_ok(sequence_open(&q, c->n, prefix_start(list, 1)));
+    assert_ok(sequence_reserve(&q, w->pool, c->n));
+    int32_t j = 0;
+    for (int32_t i = 0; i + 1 < c->n; i++) {
+        const int32_t row = 0;
+        bool fits;
+        Tensor logits;
+        batch_clear(t.batch);
+        assert_ok(batch_add(t.batch, list, 1, &q, &c->token[i], 1, &fits));
+        assert_ok(batch_upload(t.batch, t.stream));
+        assert_ok(forward(w->m, t.batch, t.acts, t.stream));
+        assert_ok(forward_logits(w->m, t.acts, &row, 1, &logits, t.stream));
+        if (j < c->targets && c->at[j] == i + 1) check_target(w, c, j++, logits.data);
+    }
+    assert_int_equal(j, c->targets);
+    assert_int_equal(c->at[j - 1], c->n - 1); /* ends with the last supervised token */
+    sequence_close(&q, w->pool);
+    prefix_drop(p);
+    tokens_close(&v);
+}
+
+static void test_rows_are_what_the_teacher_thinks(void **state) {
+    World *w = world(state);
+    StudyOptions o = options();
+    StudySums sums;
+    Dataset *d = open_data(w, "rows", &o, false);
+    assert_ok(study(w, &o, d, NULL, &sums));
+    assert_true(sums.kept >= o.conversations && sums.kept < o.conversations + o.per_chunk);
+    assert_int_equal(sums.kept, dataset_count(d));
+    int32_t good = 0;
+    for (int64_t i = 0; i < sums.kept; i++) {
+        Conversation c;
+        assert_ok(dataset_get(d, i, &c));
+        if (i < 6) check_conversation(w, &c);
+        assert_int_equal(c.token[c.n - 1], chat_end(w->chat));
+        assert_string_equal(c.kind, "ask");
+        char sentence[200]; /* "Ada drinks?" -> "Ada drinks tea." is in the text */
+        snprintf(sentence, sizeof sentence, "%.*s", (int)strcspn(c.question, "?"), c.question);
+        good += strstr(text, c.answer) && !strncmp(c.answer, sentence, strlen(sentence));
+    }
+    assert_true(good >= 0.8 * (double)sums.kept);
+    dataset_close(d);
+}
+
+/* The conversation shows the user turn, the assistant turn, and nothing of chunk or seed. */
+static void test_rows_hold_only_the_conversation(void **state) {
+    World *w = world(state);
+    StudyOptions o = options();
+    o.conversations = 4;
+    Dataset *d = open_data(w, "layout", &o, false);
+    assert_ok(study(w, &o, d, NULL, NULL));
+    Conversation c;
+    TokenVec want = {0};
+    assert_ok(dataset_get(d, 0, &c));
+    Message m[2] = {{ROLE_USER, bytes_of(c.question)}, {ROLE_ASSISTANT, bytes_of(c.answer)}};
+    assert_ok(chat_messages(w->chat, m, 2, false, &want));
+    assert_true(want.n >= c.n);
+    assert_memory_equal(want.v, c.token, (size_t)c.n * sizeof(int32_t));
+    tokens_close(&want);
+    dataset_close(d);
+}
+
+static void test_several_rounds(void **state) {
+    World *w = world(state);
+    StudyOptions o = options();
+    o.conversations = 8;
+    o.rounds = 3;
+    Dataset *d = open_data(w, "rounds", &o, false);
+    assert_ok(study(w, &o, d, NULL, NULL));
+    int32_t longest = 0;
+    for (int64_t i = 0; i < dataset_count(d); i++) {
+        Conversation c;
+        int32_t ends = 0, supervised_ends = 0;
+        assert_ok(dataset_get(d, i, &c));
+        if (i < 3) check_conversation(w, &c);
+        for (int32_t k = 0; k < c.n; k++) ends += c.token[k] == chat_end(w->chat);
+        for (int32_t j = 0; j < c.targets; j++) supervised_ends += c.token[c.at[j]] == chat_end(w->chat);
+        assert_int_equal(ends, 2 * supervised_ends); /* one user and one assistant turn a round */
+        if (supervised_ends > longest) longest = supervised_ends;
+    }
+    assert_int_equal(longest, 3);
+    dataset_close(d);
+}
+
+/* ---- stopping ---- */
+
+static void assert_same_rows(Dataset *a, Dataset *b) {
+    assert_int_equal(dataset_count(a), dataset_count(b));
+    assert_int_equal(dataset_next(a), dataset_next(b));
+    for (int64_t i = 0; i < dataset_count(a); i++) {
+        Conversation x, y;
+        assert_ok(dataset_get(a, i, &x));
+        assert_ok(dataset_get(b, i, &y));
+        assert_int_equal(x.number, y.number);
+        assert_int_equal(x.n, y.n);
+        assert_int_equal(x.targets, y.targets);
+        assert_memory_equal(x.token, y.token, (size_t)x.n * sizeof *x.token);
+        assert_memory_equal(x.first, y.first, ((size_t)x.targets + 1) * sizeof *x.first);
+        assert_memory_equal(x.id, y.id, (size_t)x.first[x.targets] * sizeof *x.id);
+        assert_memory_equal(x.logprob, y.logprob, (size_t)x.first[x.targets] * sizeof *x.logprob);
+    }
+}
+
+static bool stop_later(void *user) {
+    return --*(int *)user < 0;
+}
+
+static void test_stopped_and_resumed_equals_never_stopped(void **state) {
+    World *w = world(state);
+    StudyOptions o = options();
+    o.duplicate_overlap = 1; /* the list of asked questions must be found again */
+    o.conversations = 16;
+    Dataset *whole = open_data(w, "whole", &o, false), *parts = open_data(w, "parts", &o, false);
+    assert_ok(study(w, &o, whole, NULL, NULL));
+    int64_t waves = 0;
+    for (int polls = 5, left = 5;; left = polls += 3) {
+        int64_t before = dataset_next(parts);
+        Watch watch = {.stop = stop_later, .user = &left};
+        Status st = study(w, &o, parts, &watch, NULL);
+        waves += dataset_next(parts) > before;
+        dataset_close(parts);
+        parts = open_data(w, "parts", &o, true);
+        if (!st) break;
+        assert_int_equal(st, ST_STOPPED);
+        assert_true(polls < 1000);
+    }
+    assert_true(waves >= 2); /* else nothing was resumed */
+    assert_same_rows(whole, parts);
+    dataset_close(whole);
+    dataset_close(parts);
+}
+
+static void test_a_study_can_be_extended(void **state) {
+    World *w = world(state);
+    StudyOptions o = options();
+    StudySums sums;
+    o.conversations = 6;
+    Dataset *d = open_data(w, "extended", &o, false);
+    assert_ok(study(w, &o, d, NULL, NULL));
+    int64_t before = dataset_count(d);
+    assert_ok(study(w, &o, d, NULL, &sums)); /* nothing left to do */
+    assert_int_equal(sums.kept, before);
+    o.conversations = 14;
+    assert_ok(study(w, &o, d, NULL, &sums));
+    assert_true(sums.kept >= 14);
+    Conversation c;
+    for (int64_t i = 0; i < sums.kept; i++) {
+        assert_ok(dataset_get(d, i, &c));
+        assert_true(c.number >= i);
+    }
+    dataset_close(d);
+}
+
+/* ---- dropping ---- */
+
+typedef struct Count { const char *reason; int64_t n; } Count;
+
+static void count_reason(void *user, const char *reason, int64_t n) {
+    Count *c = user;
+    if (!strcmp(c->reason, reason)) c->n += n;
+}
+
+static int64_t drops(Dataset *d, const char *reason) {
+    Count c = {reason, 0};
+    assert_ok(dataset_drops(d, count_reason, &c));
+    return c.n;
+}
+
+/* 24 facts allow some 24 questions: with repeats dropped a study of 60 runs out of them, says so and keeps the rest. */
+static void test_repeats_are_dropped_until_tries_run_out(void **state) {
+    World *w = world(state);
+    StudyOptions o = options();
+    StudySums sums;
+    o.conversations = 60;
+    o.duplicate_overlap = 1;
+    Dataset *d = open_data(w, "repeats", &o, false);
+    assert_fails(ST_ARG, study(w, &o, d, NULL, &sums));
+    assert_says("asked before");
+    assert_int_equal(sums.tried, 240);
+    assert_int_equal(drops(d, "asked before") + drops(d, "unrelated to the chunk") + sums.kept +
+                         drops(d, "answer too long") + drops(d, "question too short"), 240);
+    for (int64_t i = 0; i < sums.kept; i++) {
+        Conversation a;
+        assert_ok(dataset_get(d, i, &a));
+        char *mine = strdup(a.question);
+        for (int64_t k = 0; k < i; k++) {
+            assert_ok(dataset_get(d, k, &a));
+            assert_string_not_equal(a.question, mine);
+        }
+        free(mine);
+    }
+    dataset_close(d);
+}
+
+static void test_long_and_unlikely_answers(void **state) {
+    World *w = world(state);
+    StudyOptions o = options();
+    o.conversations = 4;
+    o.answer_max = 2; /* answers have five tokens */
+    Dataset *d = open_data(w, "long", &o, false);
+    assert_fails(ST_ARG, study(w, &o, d, NULL, NULL));
+    assert_int_equal(dataset_count(d), 0);
+    assert_true(drops(d, "answer too long") >= 12);
+    dataset_close(d);
+    o.keep_cut = true;
+    d = open_data(w, "cut", &o, false);
+    assert_ok(study(w, &o, d, NULL, NULL));
+    Conversation c;
+    assert_ok(dataset_get(d, 0, &c));
+    assert_int_equal(c.targets, 2);
+    assert_int_not_equal(c.token[c.n - 1], chat_end(w->chat));
+    check_conversation(w, &c);
+    dataset_close(d);
+    o = options();
+    o.conversations = 4;
+    o.answer_floor = 0.1f; /* no probability is above one */
+    d = open_data(w, "unlikely", &o, false);
+    assert_fails(ST_ARG, study(w, &o, d, NULL, NULL));
+    assert_true(drops(d, "answer unlikely") >= 12);
+    dataset_close(d);
+}
+
+/* Two questions fit the facts, one shares no content word with them. */
+static void test_questions_from_a_file(void **state) {
+    World *w = world(state);
+    StudyOptions o = options();
+    StudySums sums;
+    char path[300];
+    snprintf(path, sizeof path, "%s/asked.jsonl", folder);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs("{\"question\":\"Ada drinks?\"}\n{\"question\":\"Zoe studies?\"}\n{\"question\":\"Hana speaks?\"}\n", f);
+    fclose(f);
+    o.questions_path = path;
+    o.duplicate_overlap = 1;
+    Dataset *d = open_data(w, "file", &o, false);
+    assert_ok(study(w, &o, d, NULL, &sums));
+    assert_int_equal(sums.kept, 2);
+    assert_true(drops(d, "no question in the file fits the chunk") > 0);
+    Conversation c;
+    assert_ok(dataset_get(d, 0, &c));
+    assert_string_equal(c.kind, "file");
+    check_conversation(w, &c);
+    bool hana = !strcmp(c.question, "Hana speaks?");
+    assert_string_equal(c.answer, hana ? "Hana speaks Greek." : "Ada drinks tea.");
+    dataset_close(d);
+    o.questions_path = "/nowhere.jsonl";
+    d = open_data(w, "nofile", &o, false);
+    assert_fails(ST_NOTFOUND, study(w, &o, d, NULL, NULL));
+    dataset_close(d);
+    unlink(path);
+}
+
+/* Questions that must end in a question mark, from a model that knows no such request: forced first words are kept as
+ * the question's own. */
+static void test_forced_openings(void **state) {
+    World *w = world(state);
+    StudyOptions o = options();
+    o.conversations = 3;
+    memset(o.weight, 0, sizeof o.weight);
+    o.weight[SEED_FOCUS] = 1;
+    o.force_openings = true;
+    o.drop_unrelated = false;
+    o.question_temperature = 0.8f;
+    Dataset *d = open_data(w, "forced", &o, false);
+    Status st = study(w, &o, d, NULL, NULL);
+    assert_true(st == ST_OK || st == ST_ARG);
+    Conversation c;
+    for (int64_t i = 0; i < dataset_count(d); i++) {
+        assert_ok(dataset_get(d, i, &c));
+        assert_true(c.question[strlen(c.question) - 1] == '?');
+        assert_true(strchr("WH", c.question[0]) || !strncmp(c.question, "In", 2));
+    }
+    dataset_close(d);
+}
+
+static void test_bad_options(void **state) {
+    World *w = world(state);
+    StudyOptions o = options();
+    Dataset *d = open_data(w, "bad", &o, false);
+    o.weight[SEED_ASK] = 0;
+    assert_fails(ST_ARG, study(w, &o, d, NULL, NULL));
+    o = options();
+    o.asks = 0;
+    assert_fails(ST_ARG, study(w, &o, d, NULL, NULL));
+    o = options();
+    o.topk = 21;
+    assert_fails(ST_ARG, study(w, &o, d, NULL, NULL));
+    o = options();
+    o.chunk.low = 100000;
+    assert_fails(ST_ARG, study(w, &o, d, NULL, NULL));
+    assert_int_equal(dataset_count(d), 0);
+    dataset_close(d);
+}
+
+/* A pool for one chunk at a time still works, one for none says what is short. */
+static void test_small_pools(void **state) {
+    World *w = world(state);
+    StudyOptions o = options();
+    o.conversations = 8;
+    for (int32_t pages = 1; pages <= 4; pages++) {
+        World small = *w;
+        SchedulerLimits l = scheduler_limits(w->s);
+        char name[24];
+        snprintf(name, sizeof name, "small%d", pages);
+        assert_ok(pool_open(&small.pool, &w->m->cfg, &ops_cpu, DT_F32, pages));
+        assert_ok(scheduler_open(&small.s, w->m, small.pool, &l));
+        Dataset *d = open_data(w, name, &o, false);
+        if (pages < 3) assert_int_not_equal(study(&small, &o, d, NULL, NULL), ST_OK);
+        else assert_ok(study(&small, &o, d, NULL, NULL));
+        dataset_close(d);
+        scheduler_close(small.s);
+        pool_close(small.pool);
+    }
+}
+
+static void remove_files(void) {
+    char command[300];
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    if (system(command)) fprintf(stderr, "%s stays\n", folder);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_repeats),
+        cmocka_unit_test(test_seeds_are_functions_of_their_number),
+        cmocka_unit_test(test_settings_name_what_changes_the_rows),
+        cmocka_unit_test(test_rows_are_what_the_teacher_thinks),
+        cmocka_unit_test(test_rows_hold_only_the_conversation),
+        cmocka_unit_test(test_several_rounds),
+        cmocka_unit_test(test_stopped_and_resumed_equals_never_stopped),
+        cmocka_unit_test(test_a_study_can_be_extended),
+        cmocka_unit_test(test_repeats_are_dropped_until_tries_run_out),
+        cmocka_unit_test(test_long_and_unlikely_answers),
+        cmocka_unit_test(test_questions_from_a_file),
+        cmocka_unit_test(test_forced_openings),
+        cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_small_pools),
+    };
+    if (!mkdtemp(folder)) return 1;
+    int failed = cmocka_run_group_tests(tests, open_world, close_world);
+    remove_files();
+    return failed;
+}
