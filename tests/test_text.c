@@ -511,12 +511,18 @@ static void test_corpus_of_files(void **state) {
     write_text(folder, "b.txt", "second");
     write_text(folder, "a.txt", "first");
     write_text(folder, ".hidden", "\xFF");
-    write_text(inner, "c.txt", "third");
+    write_text(inner, "c.txt", "fourth");
+    write_text(folder, "sub-d.txt", "third"); /* before "sub/": the order is that of whole paths */
     assert_ok(corpus_open(&c, folder));
-    assert_int_equal(corpus_documents(c), 3);
-    assert_int_equal(corpus_text(c).n, strlen("first\n\nsecond\n\nthird"));
-    assert_memory_equal(corpus_text(c).p, "first\n\nsecond\n\nthird", corpus_text(c).n);
+    assert_int_equal(corpus_documents(c), 4);
+    assert_int_equal(corpus_text(c).n, strlen("first\n\nsecond\n\nthird\n\nfourth"));
+    assert_memory_equal(corpus_text(c).p, "first\n\nsecond\n\nthird\n\nfourth", corpus_text(c).n);
     corpus_close(c);
+    snprintf(inner, sizeof inner, "%s/pipe", folder);
+    assert_int_equal(mkfifo(inner, 0666), 0);
+    assert_fails(ST_FORMAT, corpus_open(&c, folder)); /* and does not wait for a writer */
+    assert_says("pipe");
+    assert_int_equal(remove(inner), 0);
     write_text(folder, "z.bin", "ab\xFE");
     assert_fails(ST_FORMAT, corpus_open(&c, folder));
     assert_says("z.bin");
@@ -526,6 +532,25 @@ static void test_corpus_of_files(void **state) {
     snprintf(inner, sizeof inner, "%s/blank.txt", folder);
     assert_fails(ST_FORMAT, corpus_open(&c, inner));
     test_folder_remove(folder);
+}
+
+static void test_corpus_of_text(void **state) {
+    (void)state;
+    Corpus *a, *b;
+    assert_ok(corpus_of_text(&a, bytes_of("one text"), "a"));
+    assert_ok(corpus_of_text(&b, bytes_of("one text"), "b"));
+    assert_true(digest_equal(corpus_digest(a), corpus_digest(b)));
+    corpus_close(b);
+    assert_ok(corpus_of_text(&b, bytes_of("one texT"), "a"));
+    assert_false(digest_equal(corpus_digest(a), corpus_digest(b)));
+    corpus_close(a);
+    corpus_close(b);
+    assert_fails(ST_FORMAT, corpus_of_text(&a, (Bytes){NULL, 0}, "nothing"));
+    assert_says("nothing");
+    assert_fails(ST_FORMAT, corpus_of_text(&a, bytes_of("ab\xFF"), "bytes"));
+    assert_says("byte 2");
+    assert_fails(ST_FORMAT, corpus_of_text(&a, (Bytes){"a\0b", 3}, "utf-16"));
+    assert_says("byte 1");
 }
 
 /* Ten paragraphs of a few words each, numbered. */
@@ -615,9 +640,9 @@ static void collect(void *user, Bytes sentence) {
 static void test_sentences(void **state) {
     (void)state;
     char out[256] = "";
-    int n = text_sentences(bytes_of("One is 3.5 m tall. Two?  Yes!\nA line\nx"), 4, collect, out);
-    assert_string_equal(out, "One is 3.5 m tall.|Two?|Yes!|A line|");
-    assert_int_equal(n, 4);
+    int n = text_sentences(bytes_of("One is 3.5 m tall. Two?  Yes!\nA line\r\nx\n\n\tHere."), 4, collect, out);
+    assert_string_equal(out, "One is 3.5 m tall.|Two?|Yes!|A line|Here.|");
+    assert_int_equal(n, 5);
 }
 
 int main(void) {
@@ -642,6 +667,7 @@ int main(void) {
         cmocka_unit_test(test_turns_of_llama3),
         cmocka_unit_test(test_unknown_templates),
         cmocka_unit_test(test_corpus_of_files),
+        cmocka_unit_test(test_corpus_of_text),
         cmocka_unit_test(test_chunks_cover_the_corpus),
         cmocka_unit_test(test_chunks_keep_their_size),
         cmocka_unit_test(test_chunks_of_a_long_line),

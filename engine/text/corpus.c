@@ -27,20 +27,30 @@ static Status add_document(Corpus *c, char *text, size_t size, char *name) {
     return ST_OK;
 }
 
+/* A NUL is valid UTF-8, and no text: it betrays UTF-16 and programs. */
+static Status check_text(Bytes text, const char *name) {
+    int64_t bad = utf8_invalid_at(text);
+    const char *nul = text.n ? memchr(text.p, 0, text.n) : NULL;
+    if (bad < 0 && nul) bad = nul - text.p;
+    NEED(bad < 0, ST_FORMAT, "%s: not UTF-8 text at byte %lld of %zu; convert it first, or leave it out", name,
+         (long long)bad, text.n);
+    return ST_OK;
+}
+
 static Status add_file(Corpus *c, const char *path) {
     char *text;
     size_t size;
     TRY(file_read(&text, &size, path));
-    int64_t bad = utf8_invalid_at((Bytes){text, size});
-    if (bad >= 0) {
+    Status st = check_text((Bytes){text, size}, path);
+    if (st) {
         free(text);
-        FAIL(ST_FORMAT, "%s: not UTF-8 text at byte %lld of %zu; convert it first, or leave it out", path, (long long)bad, size);
+        return st;
     }
     return add_document(c, text, size, strdup(path));
 }
 
-static int by_name(const void *a, const void *b) {
-    return strcmp(*(char *const *)a, *(char *const *)b);
+static int by_path(const void *a, const void *b) {
+    return strcmp(((const Document *)a)->name, ((const Document *)b)->name);
 }
 
 static void free_names(char **name, int32_t n) {
@@ -48,7 +58,7 @@ static void free_names(char **name, int32_t n) {
     free(name);
 }
 
-/* Names of a folder that are not hidden, in byte order: the order of a corpus must not depend on the file system. */
+/* Names of a folder that are not hidden. */
 static Status list_folder(const char *folder, char ***out, int32_t *n) {
     DIR *d = opendir(folder);
     NEED(d, ST_NOTFOUND, "%s: the folder cannot be read", folder);
@@ -67,7 +77,6 @@ static Status list_folder(const char *folder, char ***out, int32_t *n) {
         free_names(name, *n);
         FAIL(ST_NOMEM, "%s: no memory to list it", folder);
     }
-    if (*n) qsort(name, (size_t)*n, sizeof *name, by_name);
     *out = name;
     return ST_OK;
 }
@@ -75,7 +84,8 @@ static Status list_folder(const char *folder, char ***out, int32_t *n) {
 static Status add_path(Corpus *c, const char *path, int depth) {
     struct stat s;
     NEED(stat(path, &s) == 0, ST_NOTFOUND, "%s: does not exist or cannot be read", path);
-    if (!S_ISDIR(s.st_mode)) return add_file(c, path);
+    NEED(S_ISDIR(s.st_mode) || S_ISREG(s.st_mode), ST_FORMAT, "%s: is neither a regular file nor a folder; leave it out", path);
+    if (S_ISREG(s.st_mode)) return add_file(c, path);
     NEED(depth < 32, ST_ARG, "%s: folders nested deeper than 32", path);
     char **name = NULL;
     int32_t n = 0;
@@ -121,7 +131,9 @@ static Status hash(Corpus *c) {
     return ST_OK;
 }
 
+/* The order of a corpus must not depend on the file system. */
 static Status finish(Corpus *c, const char *name) {
+    if (c->documents) qsort(c->document, (size_t)c->documents, sizeof *c->document, by_path);
     TRY(join(c));
     size_t i = 0;
     while (i < c->all.n && strchr(" \t\r\n", c->all.p[i])) i++;
@@ -143,22 +155,19 @@ Status corpus_open(Corpus **out, const char *path) {
     return ST_OK;
 }
 
+static Status add_text(Corpus *c, Bytes text, const char *name) {
+    TRY(check_text(text, name));
+    char *copy = malloc(text.n + 1);
+    NEED(copy, ST_NOMEM, "%s: no memory for a corpus", name);
+    if (text.n) memcpy(copy, text.p, text.n);
+    return add_document(c, copy, text.n, strdup(name));
+}
+
 Status corpus_of_text(Corpus **out, Bytes text, const char *name) {
     *out = NULL;
     Corpus *c = calloc(1, sizeof *c);
-    char *copy = malloc(text.n + 1);
-    Status st = ST_OK;
-    if (!c || !copy) {
-        free(copy);
-        st = status_fail(ST_NOMEM, __FILE__, __LINE__, "%s: no memory for a corpus", name);
-    }
-    if (!st) {
-        memcpy(copy, text.p, text.n);
-        st = add_document(c, copy, text.n, strdup(name));
-    }
-    int64_t bad = st ? -1 : utf8_invalid_at(text);
-    if (bad >= 0)
-        st = status_fail(ST_FORMAT, __FILE__, __LINE__, "%s: not UTF-8 text at byte %lld", name, (long long)bad);
+    NEED(c, ST_NOMEM, "%s: no memory for a corpus", name);
+    Status st = add_text(c, text, name);
     if (!st) st = finish(c, name);
     if (st) {
         corpus_close(c);
@@ -193,10 +202,13 @@ int32_t corpus_documents(const Corpus *c) {
 
 /* ---- sentences ---- */
 
+static bool blank(char c) {
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
 static bool ends_sentence(Bytes t, size_t i) {
-    bool last = i + 1 == t.n;
     if (t.p[i] == '\n') return true;
-    return (t.p[i] == '.' || t.p[i] == '!' || t.p[i] == '?') && (last || t.p[i + 1] == ' ' || t.p[i + 1] == '\n');
+    return (t.p[i] == '.' || t.p[i] == '!' || t.p[i] == '?') && (i + 1 == t.n || blank(t.p[i + 1]));
 }
 
 int32_t text_sentences(Bytes text, size_t shortest, void (*visit)(void *user, Bytes sentence), void *user) {
@@ -204,8 +216,9 @@ int32_t text_sentences(Bytes text, size_t shortest, void (*visit)(void *user, By
     size_t from = 0;
     for (size_t i = 0; i < text.n; i++) {
         if (!ends_sentence(text, i) && i + 1 < text.n) continue;
-        size_t to = text.p[i] == '\n' ? i : i + 1;
-        while (from < to && text.p[from] == ' ') from++;
+        size_t to = i + 1;
+        while (from < to && blank(text.p[from])) from++;
+        while (from < to && blank(text.p[to - 1])) to--;
         if (to - from >= shortest && to > from) {
             visit(user, (Bytes){text.p + from, to - from});
             n++;

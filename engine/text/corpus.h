@@ -13,7 +13,7 @@ Status corpus_open(Corpus **out, const char *path); /* ST_NOTFOUND, ST_FORMAT (n
 void corpus_close(Corpus *c);
 Status corpus_of_text(Corpus **out, Bytes text, const char *name); /* copies; for generated corpora and tests */
 Bytes corpus_text(const Corpus *c);     /* all documents joined by a blank line */
-Digest corpus_digest(const Corpus *c);  /* SHA-256 of names and texts */
+Digest corpus_digest(const Corpus *c);  /* SHA-256 of the texts and where each ends; names do not count */
 int32_t corpus_documents(const Corpus *c);
 
 /* How chunks are cut. CHUNK_TOKENS: any window of low..high tokens, moved to line ends where one is near;
