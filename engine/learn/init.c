@@ -51,7 +51,7 @@ static Status capture_text(Prefix **out, const CaptureTools *tools, const Chat *
 }
 
 static Status capture_words(Prefix **out, const CaptureTools *tools, const Chat *chat, const InitOptions *o) {
-    char *text;
+    char *text = NULL;
     TRY(random_words(&text, o->rows, o->seed));
     Status st = capture_text(out, tools, chat, bytes_of(text), o->rows);
     free(text);
