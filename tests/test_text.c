@@ -452,7 +452,8 @@ static void test_turns_of_llama3(void **state) {
     }
     char *text = cJSON_PrintUnformatted(o);
     write_text(folder, "tokenizer.json", text);
-    write_text(folder, "tokenizer_config.json", "{\"chat_template\":\"{{ '<|start_header_id|>' + role }}\"}");
+    write_text(folder, "tokenizer_config.json", "{\"chat_template\":\"{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
+               "+ message['content'] | trim + '<|eot_id|>' %}\"}");
     write_text(folder, "generation_config.json", "{\"eos_token_id\":[1003,5]}");
     free(text);
     cJSON_Delete(o);
@@ -484,16 +485,114 @@ static void refuse_chat(const Tokenizer *t, const char *folder, const char *conf
     assert_says(says);
 }
 
+/* The turns of real templates, each as its family writes them, among what surrounds them there. */
+static void test_known_templates(void **state) {
+    (void)state;
+    static const struct { const char *family, *text; } known[] = {
+        {"chatml", "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
+                   "'\n'}}{% endfor %}"},
+        {"chatml", "{# it's \"one\" quote too many #}{%- if not('<x>' in \"it's\") %}It's text{%- endif %}\n"
+                   "{{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>' + '\\n' }}"},
+        {"chatml", "{{- \"<|im_start|>\" + m[\"role\"] + \"\\n\" + m[\"content\"]|trim + \"<|im_end|>\\n\" }}"},
+        {"chatml", "{{'<|im_start|>' + message['role'] + '\n' + message['content']}}{% if not loop.last %}{{'<|im_end|>' + '\n'}}"},
+        {"chatml-space", "{{ '<|im_start|>' + m['role'] + '\\n ' + m['content'] + '<|im_end|>\\n' }}"},
+        {"chatml-space", "{{ '<|im_start|>' + m['role'] + '\n' + ' ' + m['content'] + '<|im_end|>\\n' }}"},
+        {NULL, "{{ '<|im_start|>' + m['role'] + '<|im_sep|>' + m['content'] + '<|im_end|>' }}"},
+        {NULL, "{{ '<|im_start|>' + m['role'] + '\\n\\n' + m['content'] + '<|im_end|>' }}"},
+        {NULL, "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '</s>' }}"},
+        {NULL, "{{ '<|im_start|>' + m['role'] + '\\n' }}{{ m['content'] + '<|im_end|>' }}"},
+        {NULL, "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' }}"
+               "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] + '<|eot_id|>' }}"},
+        {NULL, "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n' + m['content'] + '<|eot_id|>' }}"},
+        {NULL, "{{ 'an open quote"},
+        {NULL, "{# an open comment"},
+        {NULL, ""},
+    };
+    char folder[] = "text.XXXXXX";
+    Tokenizer *t;
+    Chat *c;
+    test_folder(folder);
+    assert_ok(tokenizer_open(&t, DEMO));
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        write_text(folder, "chat_template.jinja", known[i].text);
+        Status st = chat_open(&c, folder, t);
+        if (!known[i].family) {
+            if (st != ST_UNSUPPORTED) fail_msg("template %zu was taken for something", i);
+            continue;
+        }
+        if (st) fail_msg("template %zu: %s", i, status_message());
+        assert_string_equal(chat_family(c), known[i].family);
+        chat_close(c);
+    }
+    tokenizer_close(t);
+    test_folder_remove(folder);
+}
+
+/* End tokens come from generation_config.json: one, a list, or none. */
+static void test_stops(void **state) {
+    (void)state;
+    static const struct { const char *config; int32_t stops; } good[] = {
+        {"{}", 1}, {"{\"eos_token_id\":null}", 1}, {"{\"eos_token_id\":0}", 2}, {"{\"eos_token_id\":[2,0,0,1]}", 3}};
+    static const char *const bad[] = {"{\"eos_token_id\":\"x\"}", "{\"eos_token_id\":-1}", "{\"eos_token_id\":[99999999]}",
+                                      "{\"eos_token_id\":[0.5]}", "{\"eos_token_id\":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]}"};
+    char folder[] = "text.XXXXXX";
+    Tokenizer *t;
+    Chat *c;
+    const int32_t *stop;
+    int32_t n;
+    test_folder(folder);
+    assert_ok(tokenizer_open(&t, DEMO));
+    write_text(folder, "chat_template.jinja", "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}");
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        write_text(folder, "generation_config.json", good[i].config);
+        assert_ok(chat_open(&c, folder, t));
+        assert_ok(chat_stops(c, &stop, &n));
+        assert_int_equal(n, good[i].stops);
+        assert_int_equal(stop[0], chat_end(c));
+        chat_close(c);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        write_text(folder, "generation_config.json", bad[i]);
+        Status st = chat_open(&c, folder, t);
+        assert_true(st == ST_FORMAT || st == ST_UNSUPPORTED);
+        assert_says("generation_config.json");
+    }
+    tokenizer_close(t);
+    test_folder_remove(folder);
+}
+
+/* The real model writes a default system turn; nothing here adds one. */
+static void test_turns_of_smollm2(void **state) {
+    (void)state;
+    if (!file_exists(SMOLLM "/tokenizer.json")) {
+        print_message("models/smollm2-135m-instruct is absent (tools/get-model fetches it): skipped\n");
+        skip();
+    }
+    Talk k = open_talk(SMOLLM);
+    TokenVec v = {0};
+    Message m = {ROLE_USER, bytes_of("Who?")};
+    assert_string_equal(chat_family(k.c), "chatml");
+    assert_ok(chat_messages(k.c, &m, 1, true, &v));
+    assert_tokens_spell(k.t, &v, "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n");
+    tokens_close(&v);
+    close_talk(&k);
+}
+
 static void test_unknown_templates(void **state) {
     (void)state;
     char folder[] = "text.XXXXXX";
     Tokenizer *t;
     test_folder(folder);
     assert_ok(tokenizer_open(&t, DEMO));
+    Chat *c;
+    assert_fails(ST_NOTFOUND, chat_open(&c, folder, t));
+    assert_says("tokenizer_config.json");
     refuse_chat(t, folder, "{}", ST_UNSUPPORTED, "chat_template");
+    refuse_chat(t, folder, "{\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"x\"}]}", ST_UNSUPPORTED, "chat_template");
     refuse_chat(t, folder, "{\"chat_template\":\"[INST] {{ m }} [/INST]\"}", ST_UNSUPPORTED, "SHA-256");
-    refuse_chat(t, folder, "{\"chat_template\":\"<|im_start|> <|start_header_id|>\"}", ST_UNSUPPORTED, "neither");
-    refuse_chat(t, folder, "{\"chat_template\":\"<|start_header_id|>\"}", ST_FORMAT, "begin_of_text");
+    refuse_chat(t, folder, "{\"chat_template\":\"<|im_start|> <|start_header_id|>\"}", ST_UNSUPPORTED, "no turns");
+    refuse_chat(t, folder, "{\"chat_template\":\"{{'<|start_header_id|>' + m.role + '<|end_header_id|>\\\\n\\n' + m.content "
+                           "+ '<|eot_id|>'}}\"}", ST_FORMAT, "begin_of_text");
     refuse_chat(t, folder, "{", ST_FORMAT, "JSON");
     tokenizer_close(t);
     test_folder_remove(folder);
@@ -665,6 +764,9 @@ int main(void) {
         cmocka_unit_test(test_a_prefix_is_cut_or_closed),
         cmocka_unit_test(test_a_message_cannot_end_its_turn),
         cmocka_unit_test(test_turns_of_llama3),
+        cmocka_unit_test(test_known_templates),
+        cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_turns_of_smollm2),
         cmocka_unit_test(test_unknown_templates),
         cmocka_unit_test(test_corpus_of_files),
         cmocka_unit_test(test_corpus_of_text),

@@ -1,12 +1,21 @@
 /* chat.c -- the two families of turns, and how a folder is told to be one of them.
  *
- * Templates are Jinja programs; none is executed here. A template is taken as ChatML when it writes <|im_start|> and
- * nothing of Llama 3, and as Llama 3 when it writes <|start_header_id|> and nothing of ChatML, and the folder's
- * tokenizer must have those tokens. What a template does beyond turns (default system messages, tools, dates) is left
- * out on purpose: see chat.h. A template of neither kind is an error, because guessing trains well and answers badly. */
+ * Templates are Jinja programs, and none is executed here. All templates of a family write their turns by one and the
+ * same expression, whatever else they do (default system messages, tools, dates, thoughts; left out on purpose, see
+ * chat.h):
+ *
+ *   ChatML   '<|im_start|>' + message['role'] + '\n' + message['content'] + ... '<|im_end|>'
+ *   Llama 3  '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>'
+ *
+ * So this expression is looked for, after differences of writing are gone (blanks, quotes, m.role or m['role'], where
+ * strings are joined). Its literal between role and content decides: "\n" or, in the demo's template, "\n ". A
+ * template without it, or with one of each family, is an error with the hash of its text: a wrong guess trains well
+ * and answers badly. (Other families share tokens with these: Phi-4 has <|im_start|>, and another literal.) */
 #include "engine/text/chat.h"
 
+#include <ctype.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,31 +63,101 @@ static Status load_template(char **out, const char *folder) {
     return file_exists(path) ? file_read(out, &size, path) : template_of_config(out, folder);
 }
 
-/* In place: Jinja's two characters \n become a newline, so that both ways of writing one look the same. */
-static void plain_newlines(char *s) {
-    char *to = s;
-    for (; *s; s++) {
-        if (s[0] == '\\' && s[1] == 'n') {
-            *to++ = '\n';
-            s++;
+/* One {{ }} or {% %} from s, whose end is returned: literals keep their blanks, have ' around them, \n for newlines,
+ * and neighbours joined by + are one; everything else loses its blanks. At most twice as long as before. */
+static const char *unify_block(const char *s, char **to) {
+    char quote = 0, *start = *to, *p = *to;
+    for (; *s && (quote || (strncmp(s, "}}", 2) && strncmp(s, "%}", 2))); s++) {
+        if (quote && *s == '\n') {
+            *p++ = '\\', *p++ = 'n';
+        } else if (quote && *s == '\\' && s[1]) {
+            *p++ = *s++, *p++ = *s;
+        } else if (quote && *s == quote) {
+            quote = 0, *p++ = '\'';
+        } else if (!quote && (*s == '\'' || *s == '"')) {
+            quote = *s;
+            if (p - start >= 2 && p[-1] == '+' && p[-2] == '\'') p -= 2;
+            else *p++ = '\'';
+        } else if (quote || !strchr(" \t\r\n", *s)) {
+            *p++ = *s;
+        }
+    }
+    *to = p;
+    return s;
+}
+
+/* Only what a template computes: comments and text between blocks may hold quotation marks and are left out. */
+static void unify(const char *s, char *to) {
+    char *start = to;
+    while (*s) {
+        if (!strncmp(s, "{#", 2)) {
+            const char *end = strstr(s, "#}");
+            s = end ? end + 2 : s + strlen(s);
+        } else if (!strncmp(s, "{{", 2) || !strncmp(s, "{%", 2)) {
+            *to++ = '{';
+            s = unify_block(s + 2, &to);
+            *to++ = '}';
         } else {
-            *to++ = *s;
+            s++;
         }
     }
     *to = '\0';
+    for (char *p = start; (p = strstr(p, "['"));) { /* x['role'] is x.role */
+        char *end = strstr(p, "']");
+        if (!end) break;
+        size_t n = (size_t)(end - p) - 2;
+        *p = '.';
+        memmove(p + 1, p + 2, n);
+        memmove(p + 1 + n, end + 2, strlen(end + 2) + 1);
+    }
 }
 
-static Status recognise(Chat *c, char *text, const char *folder) {
-    plain_newlines(text);
-    bool chatml = strstr(text, "<|im_start|>") != NULL, llama3 = strstr(text, "<|start_header_id|>") != NULL;
-    if (chatml == llama3) {
-        char hex[65];
-        digest_hex(sha256_of(text, strlen(text)), hex);
-        FAIL(ST_UNSUPPORTED, "%s: its chat template (SHA-256 %.12s) is neither ChatML nor Llama 3; other templates are not "
-             "implemented", folder, hex);
+static const char *skip_name(const char *p) {
+    while (isalnum((unsigned char)*p) || *p == '_') p++;
+    return p;
+}
+
+/* The literal between role and content of the turns that begin with `opening`, "" where there is none such turn. */
+static void middle_of_turns(const char *text, const char *opening, char *out, size_t cap) {
+    char begin[64];
+    snprintf(begin, sizeof begin, "'%s'+", opening);
+    *out = '\0';
+    for (const char *p = text; (p = strstr(p, begin));) {
+        p = skip_name(p + strlen(begin));
+        if (strncmp(p, ".role+'", 7)) continue;
+        const char *literal = p + 7, *end = strchr(literal, '\'');
+        if (!end || end[1] != '+' || (size_t)(end - literal) >= cap) continue;
+        const char *content = skip_name(end + 2); /* a variable, or a member of the message */
+        if (content == end + 2) continue;
+        memcpy(out, literal, (size_t)(end - literal));
+        out[end - literal] = '\0';
+        return;
     }
-    c->family = llama3 ? LLAMA3 : strstr(text, "'] + '\n '") ? CHATML_SPACE : CHATML;
+}
+
+static Status family_of(Family *out, const char *text, const char *original, const char *folder) {
+    char chatml[40], llama3[40], hex[65];
+    middle_of_turns(text, "<|im_start|>", chatml, sizeof chatml);
+    middle_of_turns(text, "<|start_header_id|>", llama3, sizeof llama3);
+    digest_hex(sha256_of(original, strlen(original)), hex);
+    bool is_chatml = !strcmp(chatml, "\\n") && strstr(text, "<|im_end|>");
+    bool is_spaced = !strcmp(chatml, "\\n ") && strstr(text, "<|im_end|>");
+    bool is_llama3 = !strcmp(llama3, "<|end_header_id|>\\n\\n") && strstr(text, "<|eot_id|>");
+    NEED(is_chatml + is_spaced + is_llama3 == 1 && !(*chatml && *llama3), ST_UNSUPPORTED,
+         "%s: its chat template (SHA-256 %.12s) writes no turns as ChatML or Llama 3 do, and no others are known; between "
+         "role and content it has \"%s\"",
+         folder, hex, *chatml ? chatml : llama3);
+    *out = is_llama3 ? LLAMA3 : is_spaced ? CHATML_SPACE : CHATML;
     return ST_OK;
+}
+
+static Status recognise(Chat *c, const char *text, const char *folder) {
+    char *unified = malloc(2 * strlen(text) + 2);
+    NEED(unified, ST_NOMEM, "%s: no memory for its chat template", folder);
+    unify(text, unified);
+    Status st = family_of(&c->family, unified, text, folder);
+    free(unified);
+    return st;
 }
 
 static Status need_token(const Chat *c, const char *spelling, int32_t *out, const char *folder) {
@@ -219,10 +298,11 @@ Status chat_messages(const Chat *c, const Message *m, int32_t n, bool answer, To
 
 Status chat_prefix(const Chat *c, Bytes text, int32_t rows, TokenVec *out) {
     int32_t before = out->n;
-    if (c->begin >= 0) TRY(tokens_push(out, c->begin));
-    TRY(whole_turn(c, ROLE_SYSTEM, text, out));
+    Status st = c->begin >= 0 ? tokens_push(out, c->begin) : ST_OK;
+    if (!st) st = whole_turn(c, ROLE_SYSTEM, text, out);
     int32_t have = out->n - before;
-    NEED(rows <= have, ST_ARG, "a prefix of %d rows: the text gives %d; ask for at most that many", rows, have);
-    if (rows > 0) out->n = before + rows;
-    return ST_OK;
+    if (st || rows > 0) out->n = before + (st || rows > have ? 0 : rows);
+    NEED(st || (rows >= 0 && rows <= have), ST_ARG, "a prefix of %d rows: the text gives %d; ask for at most that many", rows,
+         have);
+    return st;
 }
