@@ -49,7 +49,7 @@ void *__wrap_aligned_alloc(size_t align, size_t n) {
 
 /* ---- memory and values ---- */
 
-enum { OUT_MAX = 1 << 21, BLOCKS_MAX = 256 };
+enum { OUT_MAX = 1 << 22, BLOCKS_MAX = 256 };
 
 static void *block[BLOCKS_MAX];
 static int32_t blocks;
@@ -282,7 +282,8 @@ static void case_adam(Bench *b) {
 /* Two prefixes, A in pages 0 to 18 (1200 rows, three chunks) and B in page 19 (37 rows), and sequences behind
  * them; the third leaves A's first row out. A learns, B is read only. Sequence i owns pages 20 + 2 i and the
  * next. */
-enum { A_ROWS = 1200, B_ROWS = 37, PAGES = 40, SEQS = 6, KV_HEADS = 2, HEAD = 32, OWN_FIRST = 20 };
+enum { A_ROWS = 1200, B_ROWS = 37, PAGES = 40, SEQS = 6, KV_HEADS = 2, OWN_FIRST = 20 };
+static int32_t head_size = 32; /* of the case that runs */
 typedef struct Attention {
     int32_t group, T, S;
     int32_t row[SEQS + 1], seg[SEQS + 1], page[PAGES], own_grad[PAGES], learned_grad[PAGES];
@@ -297,8 +298,8 @@ static const struct {
 
 static void poison(Tensor pool, int32_t page, int32_t from) {
     for (int32_t g = 0; g < KV_HEADS; g++)
-        for (int64_t i = from * HEAD; i < KV_PAGE * HEAD; i++)
-            floats(pool)[((int64_t)page * KV_HEADS + g) * KV_PAGE * HEAD + i] = NAN;
+        for (int64_t i = from * head_size; i < KV_PAGE * head_size; i++)
+            floats(pool)[((int64_t)page * KV_HEADS + g) * KV_PAGE * head_size + i] = NAN;
 }
 
 static void poison_all(Tensor pool) {
@@ -334,20 +335,20 @@ static void attention_open(Attention *at, int32_t group, unsigned mask) {
         at->learned_grad[i] = i < 19 ? 18 - i : -1;
     }
     int64_t H = KV_HEADS * group;
-    at->q = BLANK(DT_F32, 80, H, HEAD);
-    at->d_o = BLANK(DT_F32, 80, H, HEAD);
+    at->q = BLANK(DT_F32, 80, H, head_size);
+    at->d_o = BLANK(DT_F32, 80, H, head_size);
     for (int32_t s = 0; s < SEQS; s++) {
         if (!(mask >> s & 1)) continue;
-        Tensor q = NORMAL(100 + (uint64_t)s, DT_F32, talks[s].rows, H, HEAD);
-        Tensor d_o = NORMAL(200 + (uint64_t)s, DT_F32, talks[s].rows, H, HEAD);
+        Tensor q = NORMAL(100 + (uint64_t)s, DT_F32, talks[s].rows, H, head_size);
+        Tensor d_o = NORMAL(200 + (uint64_t)s, DT_F32, talks[s].rows, H, head_size);
         memcpy(tensor_rows(at->q, at->T, talks[s].rows).data, q.data, tensor_bytes(q));
         memcpy(tensor_rows(at->d_o, at->T, talks[s].rows).data, d_o.data, tensor_bytes(d_o));
         add_talk(at, s);
     }
     at->q = tensor_rows(at->q, 0, at->T);
     at->d_o = tensor_rows(at->d_o, 0, at->T);
-    at->k = NORMAL(30, DT_F32, PAGES, KV_HEADS, KV_PAGE, HEAD);
-    at->v = NORMAL(31, DT_F32, PAGES, KV_HEADS, KV_PAGE, HEAD);
+    at->k = NORMAL(30, DT_F32, PAGES, KV_HEADS, KV_PAGE, head_size);
+    at->v = NORMAL(31, DT_F32, PAGES, KV_HEADS, KV_PAGE, head_size);
     poison_all(at->k);
     poison_all(at->v);
 }
@@ -360,7 +361,7 @@ static AttnPlan *plan_for(const Ops *ops, const Attention *at, int32_t rows, boo
                          .pages = PAGES,
                          .heads = KV_HEADS * at->group,
                          .kv_heads = KV_HEADS,
-                         .head_dim = HEAD,
+                         .head_dim = head_size,
                          .act = DT_F32,
                          .backward = true};
     AttnPlan *plan;
@@ -373,17 +374,17 @@ static AttnPlan *plan_for(const Ops *ops, const Attention *at, int32_t rows, boo
 
 static void run_attention(const Bench *b, const Attention *at, AttnPlan *plan, bool back) {
     int64_t H = KV_HEADS * at->group;
-    float scale = 1 / sqrtf(HEAD);
-    Tensor o = BLANK(DT_F32, at->T, H, HEAD), lse = BLANK(DT_F32, at->T, H);
+    float scale = 1 / sqrtf((float)head_size);
+    Tensor o = BLANK(DT_F32, at->T, H, head_size), lse = BLANK(DT_F32, at->T, H);
     assert_ok(b->ops->attn(b->stream, &(AttnArgs){o, lse, at->q, at->k, at->v, plan, scale}));
     collect(b->out, o);
     collect(b->out, lse);
     if (!back) return;
-    Tensor dq = NORMAL(40, DT_F32, at->T, H, HEAD);
-    Tensor dk_own = NORMAL(41, DT_F32, 20, KV_HEADS, KV_PAGE, HEAD),
-           dv_own = NORMAL(42, DT_F32, 20, KV_HEADS, KV_PAGE, HEAD);
-    Tensor dk = NORMAL(43, DT_F32, 19, KV_HEADS, KV_PAGE, HEAD),
-           dv = NORMAL(44, DT_F32, 19, KV_HEADS, KV_PAGE, HEAD);
+    Tensor dq = NORMAL(40, DT_F32, at->T, H, head_size);
+    Tensor dk_own = NORMAL(41, DT_F32, 20, KV_HEADS, KV_PAGE, head_size),
+           dv_own = NORMAL(42, DT_F32, 20, KV_HEADS, KV_PAGE, head_size);
+    Tensor dk = NORMAL(43, DT_F32, 19, KV_HEADS, KV_PAGE, head_size),
+           dv = NORMAL(44, DT_F32, 19, KV_HEADS, KV_PAGE, head_size);
     AttnBackArgs a = {dq, dk_own, dv_own, dk, dv, at->d_o, o, lse, at->q, at->k, at->v, plan, scale};
     assert_ok(b->ops->attn_back(b->stream, &a));
     /* Once more, as layer 0 does: only the learned pages, which are added to. */
@@ -396,24 +397,33 @@ static void run_attention(const Bench *b, const Attention *at, AttnPlan *plan, b
     collect(b->out, dv);
 }
 
-static void attention_case(Bench *b, int32_t group) {
+static void attention_case(Bench *b, int32_t group, int32_t head, unsigned mask) {
     Attention at;
-    attention_open(&at, group, 0x3f);
+    head_size = head;
+    attention_open(&at, group, mask);
     AttnPlan *plan = plan_for(b->ops, &at, 80, true);
     run_attention(b, &at, plan, true);
     b->ops->plan_close(plan);
 }
 
 static void case_attention_1(Bench *b) {
-    attention_case(b, 1);
+    attention_case(b, 1, 256, 0x35);
+}
+
+static void case_attention_2(Bench *b) {
+    attention_case(b, 2, 128, 0x3d);
 }
 
 static void case_attention_3(Bench *b) {
-    attention_case(b, 3);
+    attention_case(b, 3, 64, 0x3f);
 }
 
 static void case_attention_7(Bench *b) {
-    attention_case(b, 7);
+    attention_case(b, 7, 96, 0x1d);
+}
+
+static void case_attention_50(Bench *b) {
+    attention_case(b, 50, 32, 0x14);
 }
 
 static const struct { const char *name; void (*run)(Bench *b); double epsilon; } cases[] = {
@@ -429,8 +439,10 @@ static const struct { const char *name; void (*run)(Bench *b); double epsilon; }
     {"sample", case_sample, 1e-6},
     {"adam", case_adam, 1e-5},
     {"attention, group of 1", case_attention_1, 1e-5},
+    {"attention, group of 2", case_attention_2, 1e-5},
     {"attention, group of 3", case_attention_3, 1e-5},
     {"attention, group of 7", case_attention_7, 1e-5},
+    {"attention, group of 50", case_attention_50, 4e-5},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
@@ -522,7 +534,7 @@ static void test_threads_change(void **state) {
 /* A sequence's o and lse, alone and with any subset of the others, with a plan large or just large enough. */
 static void test_company(void **state) {
     (void)state;
-    const int32_t group = 3, width = KV_HEADS * 3 * HEAD, heads = KV_HEADS * 3;
+    const int32_t group = 3, width = KV_HEADS * 3 * head_size, heads = KV_HEADS * 3;
     for (int32_t s = 0; s < SEQS; s++) {
         Out alone = {0, malloc(sizeof(float) * OUT_MAX)}, among = {0, malloc(sizeof(float) * OUT_MAX)};
         for (unsigned mask = 1u << s; mask < 1u << SEQS; mask += 5) {
