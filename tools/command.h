@@ -1,0 +1,28 @@
+/* command.h -- what a command of the program is. */
+#ifndef TOOLS_COMMAND_H
+#define TOOLS_COMMAND_H
+
+#include "engine/learn/watch.h"
+#include "tools/exit.h"
+#include "tools/options.h"
+
+/* Options that every command has. */
+typedef struct Common {
+    bool json, quiet, help;
+    int32_t progress; /* ProgressMode */
+    int64_t threads, seed;
+} Common;
+
+enum { TABLES_MAX = 3 };
+typedef struct Command {
+    const char *name, *usage, *summary;
+    OptionTable table[TABLES_MAX]; /* unused ones empty */
+    size_t at[TABLES_MAX];         /* where in the command's struct each table's values go */
+    size_t bytes;                  /* of the struct */
+    /* *code may be set to what a success leaves with (EXIT_BAR, EXIT_INPUT). */
+    Status (*run)(const void *options, const Common *common, const TextList *rest, const Watch *watch, int *code);
+} Command;
+
+extern const Command cmd_synth, cmd_train, cmd_eval, cmd_chat, cmd_inspect, cmd_demo;
+
+#endif
