@@ -8,19 +8,32 @@
 
 enum { RIG_SEGMENTS = 24, RIG_ENTRIES = 64, MODEL_SEED = 11 };
 
-void rig_open(Rig *r, const Ops *ops, DType act, TinyFamily family, bool training) {
-    *r = (Rig){0};
-    ModelConfig c = tiny_config(family);
+/* Everything around r->model. */
+static void open_around(Rig *r, DType act, bool training) {
+    const Ops *ops = r->model->ops;
+    ModelConfig c = r->model->cfg;
     BatchLimits batch = {.rows = RIG_ROWS, .seqs = RIG_SEQS, .segments = RIG_SEGMENTS, .entries = RIG_ENTRIES};
     ActsLimits acts = {.rows = RIG_ROWS, .logits = RIG_LOGITS, .candidates = c.vocab, .seqs = RIG_SEQS,
                        .training = training, .act = act};
-    assert_ok(tiny_model_open(&r->model, &c, ops, MODEL_SEED));
     assert_ok(pool_open(&r->pool, &c, ops, act, RIG_PAGES));
     int32_t width = c.width > c.ffn ? c.width : c.ffn, heads = c.heads * c.head_dim;
     assert_ok(ops->stream_open(&r->stream, &(StreamLimits){RIG_ROWS, width > heads ? width : heads, c.vocab}));
     assert_ok(batch_open(&r->batch, r->model, r->pool, &batch, training));
     assert_ok(acts_open(&r->acts, r->model, &acts));
     r->tools = (CaptureTools){r->model, r->pool, r->batch, r->acts, r->stream};
+}
+
+void rig_open(Rig *r, const Ops *ops, DType act, TinyFamily family, bool training) {
+    *r = (Rig){0};
+    ModelConfig c = tiny_config(family);
+    assert_ok(tiny_model_open(&r->model, &c, ops, MODEL_SEED));
+    open_around(r, act, training);
+}
+
+void rig_open_folder(Rig *r, const Ops *ops, DType act, const char *folder, bool training) {
+    *r = (Rig){0};
+    assert_ok(model_open(&r->model, folder, ops));
+    open_around(r, act, training);
 }
 
 void rig_close(Rig *r) {
@@ -31,7 +44,7 @@ void rig_close(Rig *r) {
     pool_check(r->pool);
     assert_int_equal(pool_free(r->pool), pool_pages(r->pool));
     pool_close(r->pool);
-    tiny_model_close(r->model);
+    model_close(r->model);
 }
 
 void rig_tokens(const Rig *r, int32_t *token, int32_t n, uint64_t seed) {

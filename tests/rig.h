@@ -30,6 +30,7 @@ typedef struct Talk {
 
 /* Pages, activations and logits are of type `act`. */
 void rig_open(Rig *r, const Ops *ops, DType act, TinyFamily family, bool training);
+void rig_open_folder(Rig *r, const Ops *ops, DType act, const char *folder, bool training);
 void rig_close(Rig *r); /* asserts that all pages are free */
 
 /* n random tokens. */
