@@ -1,0 +1,11 @@
+/* machine.h -- what, beside the inputs, may decide the last bits of a result on a host. */
+#ifndef KERNELS_MACHINE_H
+#define KERNELS_MACHINE_H
+
+#include <stddef.h>
+
+/* "2 threads, Haswell": threads and the instruction set that the matrix library chose. Runs with the same text give
+ * the same bits. */
+void machine_settings(char *out, size_t cap);
+
+#endif
