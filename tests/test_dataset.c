@@ -1,5 +1,5 @@
-/* test_dataset.c -- conversations on disk: what comes back, what a crash, a second writer, a full disk or a flipped
- * byte leave behind. Conversations are random lists, a function of their number. */
+/* test_dataset.c -- conversations on disk: what comes back, what a crash, a second writer, a full disk or a
+ * flipped byte leave behind. Conversations are random lists, a function of their number. */
 #include "tests/test.h"
 
 #include <dirent.h>
@@ -34,9 +34,17 @@ typedef struct Made {
 
 static void make(Made *m, int64_t number) {
     uint64_t key = (uint64_t)number;
-    m->c = (Conversation){.number = number, .token = m->token, .at = m->at, .first = m->first, .id = m->id,
-                          .logprob = m->logprob, .kind = "focus", .question = m->question, .answer = m->answer,
-                          .chunk = number / 3, .answer_logprob = -0.1 * (double)(1 + number % 7)};
+    m->c = (Conversation){.number = number,
+                          .token = m->token,
+                          .at = m->at,
+                          .first = m->first,
+                          .id = m->id,
+                          .logprob = m->logprob,
+                          .kind = "focus",
+                          .question = m->question,
+                          .answer = m->answer,
+                          .chunk = number / 3,
+                          .answer_logprob = -0.1 * (double)(1 + number % 7)};
     m->c.n = 4 + (int32_t)random_below(1, key, 0, TOKENS_MAX - 4);
     m->first[0] = 0;
     for (int32_t i = 0; i < m->c.n; i++) {
@@ -210,8 +218,8 @@ static void copy_file(const char *to, const char *from) {
     free(data);
 }
 
-/* A crash between the first and the last write of a commit: file and journal as they are then. The batch is larger
- * than SQLite's cache, so that pages reach the file before the commit. */
+/* A crash between the first and the last write of a commit: file and journal as they are then. The batch is
+ * larger than SQLite's cache, so that pages reach the file before the commit. */
 static void test_a_crash_in_the_middle_rolls_back(void **state) {
     (void)state;
     Dataset *d, *after;
@@ -317,7 +325,7 @@ static void test_resume_names_the_first_difference(void **state) {
     info.settings = "{\"per_chunk\":4,\"seed\":\"7\",\"rounds\":2}";
     assert_differs(&info, "rounds is absent there, 2 now");
     info.settings = "something else";
-    assert_differs(&info, "settings is");
+    assert_differs(&info, "the text is");
     assert_ok(dataset_create(&d, path, &INFO, true));
     dataset_close(d);
 }
@@ -339,7 +347,8 @@ static void test_files_of_others(void **state) {
     assert_says(other);
     unlink(other);
     assert_int_equal(sqlite3_open(other, &db), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(db, "CREATE TABLE conversation (number INTEGER)", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "CREATE TABLE conversation (number INTEGER)", NULL, NULL, NULL),
+                     SQLITE_OK);
     sqlite3_close(db);
     assert_fails(ST_FORMAT, dataset_open(&d, other));
     assert_says("not a dataset");
@@ -374,7 +383,8 @@ static void put_byte(const char *file, long at, int v) {
     fclose(f);
 }
 
-/* Every 37th byte in turn, turned upside down: the file reads as before (the byte was unused), or there is an error. */
+/* Every 37th byte in turn, turned upside down: the file reads as before (the byte was unused), or there is an
+ * error. */
 static void test_flipped_bytes(void **state) {
     (void)state;
     enum { ROWS = 12 };
@@ -393,7 +403,8 @@ static void test_flipped_bytes(void **state) {
         errors += st != ST_OK;
         if (st && st != ST_FORMAT && st != ST_UNSUPPORTED && st != ST_NOTFOUND && st != ST_IO)
             fail_msg("byte %zu: %s (%s)", at, status_message(), status_text(st));
-        if (st && !strstr(status_message(), hurt)) fail_msg("byte %zu: no path in \"%s\"", at, status_message());
+        if (st && !strstr(status_message(), hurt))
+            fail_msg("byte %zu: no path in \"%s\"", at, status_message());
         put_byte(hurt, (long)at, data[at]);
     }
     assert_true(errors > 100);
@@ -416,7 +427,8 @@ static void test_truncated_files(void **state) {
         copy_file(hurt, path);
         assert_int_equal(truncate(hurt, size), 0);
         Status st = read_everything(hurt, ROWS);
-        if (st != ST_FORMAT) fail_msg("%lld bytes: %s (%s)", (long long)size, st ? status_message() : "", status_text(st));
+        if (st != ST_FORMAT)
+            fail_msg("%lld bytes: %s (%s)", (long long)size, st ? status_message() : "", status_text(st));
     }
 }
 

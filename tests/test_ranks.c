@@ -1,5 +1,5 @@
-/* test_ranks.c -- what ranks say to each other. Runs as one process, and under mpirun as TEST_RANKS_WANTED of them: each
- * test computes what every rank must have contributed, so that any number will do. */
+/* test_ranks.c -- what ranks say to each other. Runs as one process, and under mpirun as TEST_RANKS_WANTED of
+ * them: each test computes what every rank must have contributed, so that any number will do. */
 #include "tests/test.h"
 
 #include <stdlib.h>
@@ -25,7 +25,8 @@ static void fill(Tensor t) {
 static void assert_summed(Tensor t) {
     for (int64_t i = 0; i < tensor_count(t); i++) {
         double want = 0;
-        for (int32_t k = 0; k < ranks_count(world); k++) want += t.dtype == DT_F64 ? given(k, i) : (double)(float)given(k, i);
+        for (int32_t k = 0; k < ranks_count(world); k++)
+            want += t.dtype == DT_F64 ? given(k, i) : (double)(float)given(k, i);
         double got = t.dtype == DT_F64 ? ((double *)t.data)[i] : (double)((float *)t.data)[i];
         if (t.dtype == DT_F32) want = (double)(float)want;
         if (got != want) fail_msg("element %lld: %.17g, wanted %.17g", (long long)i, got, want);

@@ -2,16 +2,16 @@
  *
  *   meta          key, value         what the dataset was made with; "next", "rows" and a hash over all of it
  *   conversation  number             primary key; then the hash of the row, texts for people, and five blobs:
- *                                    token, at, first, id (i32) and logprob (f32), little-endian, as Conversation has them
+ *                                    token, at, first, id (i32) and logprob (f32), little-endian
  *   dropped       reason, count      what was filtered out
  *
- * A writer holds SQLite's RESERVED lock from one commit to the next, also while it only thinks: a second writer is told
- * at once instead of after its first batch, and readers read on. Every row's hash is checked when the row is read, the
- * hash of meta and the number of rows when the file is opened: a row can neither change nor vanish unseen. */
+ * A writer holds SQLite's RESERVED lock from one commit to the next, also while it only thinks: a second
+ * writer is told at once instead of after its first batch, and readers read on. Every row's hash is checked
+ * when the row is read, the hash of meta and the number of rows when the file is opened: a row can neither
+ * change nor vanish unseen. */
 #include "engine/learn/dataset.h"
 
 #include <assert.h>
-#include <cjson/cJSON.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -22,6 +22,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "engine/learn/settings.h"
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "blobs are written as they lie in memory");
 
@@ -234,8 +236,9 @@ static Status read_all(Dataset *d) {
     NEED(r.found == TEXT_FIELDS + 4 && !strcmp(hex, r.seal), ST_FORMAT,
          "%s: damaged: its description hashes to %.12s, its seal says %.12s", d->path, hex, r.seal);
     TRY(each_row(d, "SELECT number FROM conversation ORDER BY number", read_number, d));
-    NEED(d->count == r.rows, ST_FORMAT, "%s: damaged: %" PRId64 " conversations are there, %" PRId64 " were written",
-         d->path, d->count, r.rows);
+    NEED(d->count == r.rows, ST_FORMAT,
+         "%s: damaged: %" PRId64 " conversations are there, %" PRId64 " were written", d->path, d->count,
+         r.rows);
     return ST_OK;
 }
 
@@ -288,10 +291,11 @@ static Status integer_pragma(const Dataset *d, const char *sql, int64_t *out) {
 static Status check_kind(const Dataset *d) {
     int64_t id, version;
     TRY(integer_pragma(d, "PRAGMA application_id", &id));
-    NEED(id == APPLICATION_ID, ST_FORMAT, "%s: is an SQLite file, but not a dataset of conversations", d->path);
+    NEED(id == APPLICATION_ID, ST_FORMAT, "%s: is an SQLite file, but not a dataset of conversations",
+         d->path);
     TRY(integer_pragma(d, "PRAGMA user_version", &version));
-    NEED(version == VERSION, ST_UNSUPPORTED, "%s: dataset format %" PRId64 ", this program reads %d", d->path, version,
-         VERSION);
+    NEED(version == VERSION, ST_UNSUPPORTED, "%s: dataset format %" PRId64 ", this program reads %d", d->path,
+         version, VERSION);
     return ST_OK;
 }
 
@@ -302,7 +306,8 @@ static Status check_size(const Dataset *d) {
     TRY(integer_pragma(d, "PRAGMA page_count", &pages));
     TRY(integer_pragma(d, "PRAGMA page_size", &page));
     NEED(stat(d->path, &s) == 0 && s.st_size >= pages * page, ST_FORMAT,
-         "%s: is truncated: %lld bytes, it says it has %lld", d->path, (long long)s.st_size, (long long)(pages * page));
+         "%s: is truncated: %lld bytes, it says it has %lld", d->path, (long long)s.st_size,
+         (long long)(pages * page));
     return ST_OK;
 }
 
@@ -358,43 +363,17 @@ Status dataset_open(Dataset **out, const char *path) {
     return ST_OK;
 }
 
-/* The first member in which two JSON objects differ; NULL when that cannot be told. */
-static const char *differing_member(const cJSON *a, const cJSON *b) {
-    const cJSON *m;
-    if (!cJSON_IsObject(a) || !cJSON_IsObject(b)) return NULL;
-    cJSON_ArrayForEach(m, a)
-        if (!cJSON_Compare(m, cJSON_GetObjectItemCaseSensitive(b, m->string), true)) return m->string;
-    cJSON_ArrayForEach(m, b)
-        if (!cJSON_HasObjectItem(a, m->string)) return m->string;
-    return NULL;
-}
-
-static Status settings_differ(const Dataset *d, const char *file, const char *here) {
-    cJSON *a = cJSON_Parse(file), *b = cJSON_Parse(here);
-    const char *member = differing_member(a, b);
-    char *in_file = member ? cJSON_PrintUnformatted(cJSON_GetObjectItemCaseSensitive(a, member)) : NULL;
-    char *now = member ? cJSON_PrintUnformatted(cJSON_GetObjectItemCaseSensitive(b, member)) : NULL;
-    Status st = status_fail(ST_MISMATCH, __FILE__, __LINE__,
-                            "%s: was made with other settings: %s is %.80s there, %.80s now; resume with the same, or "
-                            "start another file", d->path, member ? member : "settings",
-                            in_file ? in_file : member ? "absent" : file, now ? now : member ? "absent" : here);
-    cJSON_free(in_file);
-    cJSON_free(now);
-    cJSON_Delete(a);
-    cJSON_Delete(b);
-    return st;
-}
-
 static Status same_info(const Dataset *d, const DatasetInfo *info) {
     for (int i = 0; i < TEXT_FIELDS; i++) {
         const char *file = *info_text(&d->info, i), *here = or_empty(*info_text(info, i));
         if (!strcmp(file, here)) continue;
-        if (!strcmp(text_fields[i].key, "settings")) return settings_differ(d, file, here);
-        FAIL(ST_MISMATCH, "%s: was made with another %s: %.12s there, %.12s now", d->path, text_fields[i].key, file, here);
+        if (!strcmp(text_fields[i].key, "settings")) return settings_same(d->path, file, here);
+        FAIL(ST_MISMATCH, "%s: was made with another %s: %.12s there, %.12s now", d->path, text_fields[i].key,
+             file, here);
     }
     NEED(d->info.corpus_tokens == info->corpus_tokens, ST_MISMATCH,
-         "%s: was made with another corpus: %" PRId64 " tokens there, %" PRId64 " now", d->path, d->info.corpus_tokens,
-         info->corpus_tokens);
+         "%s: was made with another corpus: %" PRId64 " tokens there, %" PRId64 " now", d->path,
+         d->info.corpus_tokens, info->corpus_tokens);
     return ST_OK;
 }
 
@@ -427,8 +406,8 @@ static Status create_new(Dataset *d, const DatasetInfo *info) {
     char head[96];
     TRY(keep_info(&d->info, info));
     TRY(open_file(d, true));
-    snprintf(head, sizeof head, "BEGIN IMMEDIATE; PRAGMA application_id = %d; PRAGMA user_version = %d", APPLICATION_ID,
-             VERSION);
+    snprintf(head, sizeof head, "BEGIN IMMEDIATE; PRAGMA application_id = %d; PRAGMA user_version = %d",
+             APPLICATION_ID, VERSION);
     TRY(exec(d, head, "creating"));
     TRY(exec(d, SCHEMA, "creating its tables"));
     TRY(put_info(d));
@@ -442,8 +421,8 @@ static Status open_for_writing(Dataset *d, const DatasetInfo *info, bool resume,
         TRY(same_info(d, info));
         return prepare_writing(d);
     }
-    NEED(!file_exists(d->path), ST_ARG, "%s: is there already, and nothing is overwritten; resume it or name another file",
-         d->path);
+    NEED(!file_exists(d->path), ST_ARG,
+         "%s: is there already, and nothing is overwritten; resume it or name another file", d->path);
     *created = true;
     TRY(create_new(d, info));
     return prepare_writing(d);
@@ -499,7 +478,8 @@ Status dataset_commit(Dataset *d, int64_t next) {
     d->begun = false;
     d->next = next;
     settle_numbers(d);
-    (void)lock(d); /* not to get it back is no failure of this commit: the next begin asks again, and says so */
+    (void)lock(
+        d); /* not to get it back is no failure of this commit: the next begin asks again, and says so */
     return ST_OK;
 }
 
@@ -538,13 +518,15 @@ static const char *flaw(const Conversation *c) {
     if (c->n < 2 || c->targets < 1) return "it has fewer than two tokens or no target";
     if (c->first[0] != 0) return "its candidates do not begin at 0";
     for (int32_t j = 0; j < c->targets; j++) {
-        if (c->at[j] < 1 || c->at[j] >= c->n || (j && c->at[j] <= c->at[j - 1])) return "its targets do not rise within it";
+        if (c->at[j] < 1 || c->at[j] >= c->n || (j && c->at[j] <= c->at[j - 1]))
+            return "its targets do not rise within it";
         if (c->first[j + 1] < c->first[j]) return "its candidates do not rise";
     }
     for (int32_t i = 0; i < c->n; i++)
         if (c->token[i] < 0) return "a token is negative";
     for (int32_t i = 0; i < c->first[c->targets]; i++)
-        if (c->id[i] < 0 || !(c->logprob[i] <= 1e-4f)) return "a candidate is negative or above probability 1";
+        if (c->id[i] < 0 || !(c->logprob[i] <= 1e-4f))
+            return "a candidate is negative or above probability 1";
     return NULL;
 }
 
@@ -628,7 +610,8 @@ static Status read_row(Dataset *d, Conversation *out) {
     const void *column[13];
     int64_t n = ints_in(q, 7), targets = ints_in(q, 8), firsts = ints_in(q, 9), ids = ints_in(q, 10);
     bool unknown = sqlite3_column_type(q, 6) == SQLITE_NULL;
-    double answer_logprob = unknown ? (double)NAN : sqlite3_column_double(q, 6); /* now: its bytes would make it a text */
+    double answer_logprob =
+        unknown ? (double)NAN : sqlite3_column_double(q, 6); /* now: its bytes would make it a text */
     int64_t number = sqlite3_column_int64(q, 0), chunk = sqlite3_column_int64(q, 2);
     TRY(copy_columns(d, column));
     *out = (Conversation){.number = number, .n = (int32_t)n, .targets = (int32_t)targets, .token = column[7],
@@ -636,8 +619,8 @@ static Status read_row(Dataset *d, Conversation *out) {
                           .kind = column[3], .question = column[4], .answer = column[5], .chunk = chunk,
                           .answer_logprob = answer_logprob};
     bool sizes = n >= 1 && targets >= 1 && firsts == targets + 1 && ids >= 0 && ints_in(q, 11) == ids;
-    NEED(sizes && out->first[targets] == ids, ST_FORMAT, "%s: conversation %" PRId64 " is damaged: its lists do not fit together",
-         d->path, number);
+    NEED(sizes && out->first[targets] == ids, ST_FORMAT,
+         "%s: conversation %" PRId64 " is damaged: its lists do not fit together", d->path, number);
     return ST_OK;
 }
 
@@ -646,7 +629,8 @@ static Status verify_row(Dataset *d, const Conversation *c) {
     TRY(row_hash(c, &hash));
     bool same = sqlite3_column_bytes(d->get, 1) == sizeof hash.byte &&
                 !memcmp(sqlite3_column_blob(d->get, 1), hash.byte, sizeof hash.byte);
-    NEED(same, ST_FORMAT, "%s: conversation %" PRId64 " is damaged: its fields do not hash to what its row says", d->path,
+    NEED(same, ST_FORMAT,
+         "%s: conversation %" PRId64 " is damaged: its fields do not hash to what its row says", d->path,
          c->number);
     const char *why = flaw(c);
     NEED(!why, ST_FORMAT, "%s: conversation %" PRId64 " makes no sense: %s", d->path, c->number, why);
@@ -660,14 +644,18 @@ Status dataset_get(Dataset *d, int64_t i, Conversation *out) {
     Status st = ST_OK;
     if (rc == SQLITE_ROW) st = read_row(d, out);
     else if (rc == SQLITE_DONE)
-        st = status_fail(ST_FORMAT, __FILE__, __LINE__, "%s: conversation %" PRId64 " is no longer there", d->path, d->number[i]);
+        st = status_fail(ST_FORMAT, __FILE__, __LINE__, "%s: conversation %" PRId64 " is no longer there",
+                         d->path, d->number[i]);
     else st = status_prefix(sql_failed(d, rc, "reading"), "conversation %" PRId64, d->number[i]);
     if (!st) st = verify_row(d, out);
     sqlite3_reset(d->get);
     return st;
 }
 
-typedef struct DropVisit { void (*visit)(void *user, const char *reason, int64_t count); void *user; } DropVisit;
+typedef struct DropVisit {
+    void (*visit)(void *user, const char *reason, int64_t count);
+    void *user;
+} DropVisit;
 
 static Status visit_drop(void *user, sqlite3_stmt *row) {
     DropVisit *v = user;
@@ -676,5 +664,6 @@ static Status visit_drop(void *user, sqlite3_stmt *row) {
 }
 
 Status dataset_drops(Dataset *d, void (*visit)(void *user, const char *reason, int64_t count), void *user) {
-    return each_row(d, "SELECT reason, count FROM dropped ORDER BY reason", visit_drop, &(DropVisit){visit, user});
+    return each_row(d, "SELECT reason, count FROM dropped ORDER BY reason", visit_drop,
+                    &(DropVisit){visit, user});
 }

@@ -25,7 +25,8 @@ int32_t ranks_count(const Ranks *r) {
 }
 
 Status ranks_sum(Ranks *r, const Ops *ops, Stream *s, Tensor t) {
-    NEED(t.dtype == DT_F32 || t.dtype == DT_F64, ST_ARG, "a sum over ranks of %s; wanted f32 or f64", dtype_name(t.dtype));
+    NEED(t.dtype == DT_F32 || t.dtype == DT_F64, ST_ARG, "a sum over ranks of %s; wanted f32 or f64",
+         dtype_name(t.dtype));
     return r->call ? r->call->sum(r, ops, s, t) : ST_OK;
 }
 

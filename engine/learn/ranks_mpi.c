@@ -1,8 +1,9 @@
 /* ranks_mpi.c -- ranks that are the processes of one MPI world.
  *
- * A sum must have the same bits in every run, and MPI_SUM may add in any order. So each rank adds up one slice of the
- * tensor itself, rank after rank, and the slices are then handed round. That moves no more bytes than the usual ring.
- * It goes through host buffers of fixed size, a piece at a time: nothing of tensor size is allocated. */
+ * A sum must have the same bits in every run, and MPI_SUM may add in any order. So each rank adds up one
+ * slice of the tensor itself, rank after rank, and the slices are then handed round. That moves no more bytes
+ * than the usual ring. It goes through host buffers of fixed size, a piece at a time: nothing of tensor size
+ * is allocated. */
 #include "engine/learn/ranks_calls.h"
 
 #ifdef CARTRIDGE_MPI
@@ -48,9 +49,11 @@ static Status sum_piece(const Ranks *r, DType type, int64_t slice) {
     World *w = r->state;
     MPI_Datatype kind = type == DT_F64 ? MPI_DOUBLE : MPI_FLOAT;
     int n = (int)slice;
-    TRY(check(MPI_Alltoall(w->mine, n, kind, w->theirs, n, kind, MPI_COMM_WORLD), "handing slices to their ranks"));
+    TRY(check(MPI_Alltoall(w->mine, n, kind, w->theirs, n, kind, MPI_COMM_WORLD),
+              "handing slices to their ranks"));
     add_slices(w, type, slice, r->count);
-    return check(MPI_Allgather(w->mine, n, kind, w->theirs, n, kind, MPI_COMM_WORLD), "collecting sums from all ranks");
+    return check(MPI_Allgather(w->mine, n, kind, w->theirs, n, kind, MPI_COMM_WORLD),
+                 "collecting sums from all ranks");
 }
 
 static Status sum_mpi(Ranks *r, const Ops *ops, Stream *s, Tensor t) {
@@ -74,7 +77,8 @@ static Status share_mpi(Ranks *r, void *host, size_t bytes, int32_t from) {
     (void)r;
     for (size_t at = 0; at < bytes; at += INT_MAX) {
         size_t n = bytes - at < INT_MAX ? bytes - at : INT_MAX;
-        TRY(check(MPI_Bcast((char *)host + at, (int)n, MPI_BYTE, from, MPI_COMM_WORLD), "sharing a block with all ranks"));
+        TRY(check(MPI_Bcast((char *)host + at, (int)n, MPI_BYTE, from, MPI_COMM_WORLD),
+                  "sharing a block with all ranks"));
     }
     return ST_OK;
 }
