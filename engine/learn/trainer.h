@@ -30,10 +30,10 @@ typedef struct TrainerOptions {
     double beta1, beta2, eps, clip; /* clip: largest gradient norm, 0: none */
     int32_t spread;       /* a conversation starts 0..spread positions later than it must, drawn per visit */
     uint64_t seed;        /* order, spread, held-out choice */
-    double heldout;       /* share of conversations, 0.05; at least 32, at most half */
+    double heldout;       /* share of conversations, 0.05; at least 32, at most half; 0: none, and the last rows are kept */
     int64_t eval_every;   /* steps between evaluations of held-out KL; 0: ten times per run */
     int32_t patience;     /* stop after this many evaluations without a better KL; 0: never. The best is kept */
-    int64_t save_every;   /* steps between checkpoints; 0: only when stopped */
+    int64_t save_every;   /* steps between checkpoints; 0: only when stopped, and at the end */
     const char *run_dir;  /* checkpoint and metrics.jsonl; NULL: neither */
 } TrainerOptions;
 TrainerOptions trainer_defaults(void);
@@ -46,6 +46,8 @@ typedef struct StepReport {
 typedef struct HeldOut { double loss, kl, agree; int64_t conversations, supervised; } HeldOut;
 
 typedef struct Trainer Trainer;
+/* Pages of the pool that training takes beside the cartridge's own. */
+int32_t trainer_pages(const TrainerOptions *o);
 /* Takes a cartridge that was just initialised (its prefix pages become the working copy) and the datasets, in order;
  * all borrowed. ST_MISMATCH when a dataset was made with another model, tokenizer or template. */
 Status trainer_open(Trainer **out, const Model *m, PagePool *pool, Cartridge *c, Dataset *const *data, int32_t datasets,
@@ -58,8 +60,8 @@ Status trainer_heldout(Trainer *t, HeldOut *out);              /* of the cartrid
 Status trainer_heldout_behind(Trainer *t, const Prefix *p, HeldOut *out);
 
 /* The whole run: steps, evaluations, checkpoints, metrics.jsonl, early stop; leaves the best rows in the cartridge and
- * the summary in its info. ST_STOPPED after saving when the watch says so. resume: from run_dir's checkpoint; metrics
- * behind it are cut off. */
+ * the summary in its info. ST_STOPPED after saving when the watch says so. resume: from run_dir's checkpoint (none:
+ * from the start); metrics behind it are cut off. Without resume a checkpoint in run_dir is ST_ARG. */
 Status trainer_run(Trainer *t, bool resume, const Watch *watch, HeldOut *first, HeldOut *best);
 
 Status trainer_save(const Trainer *t, const char *path); /* sealed safetensors: master, moments, best, counters, settings */
