@@ -335,7 +335,7 @@ static void test_forged_metadata(void **state) {
         {"\"rows\":70", "\"rows\":-1", ST_FORMAT, "rows"},
         {"\"rows\":70", "\"rows\":\"70\"", ST_FORMAT, "rows"},
         {"\"frozen\":1", "\"frozen\":71", ST_FORMAT, "71 frozen"},
-        {"\"pos_first\":3", "\"pos_first\":2147483647", ST_FORMAT, "2147483647"},
+        {"\"pos_first\":3,\"pos_end\":73", "\"pos_first\":2147483600,\"pos_end\":2147483647", ST_FORMAT, "2147483600"},
         {"\"pos_end\":73", "\"pos_end\":3", ST_FORMAT, "positions"},
         {"\"seed\":\"18446744073709551615\"", "\"seed\":\"-1\"", ST_FORMAT, "seed"},
         {"\"seed\":\"18446744073709551615\"", "\"seed\":\"99999999999999999999\"", ST_FORMAT, "seed"},
