@@ -22,8 +22,8 @@ static const char *in_folder(const char *name) {
     static char path[8][512];
     static int next;
     next = (next + 1) % 8;
-    snprintf(path[net], sizeof path[next], "%s/%s", folder, name);
-    return path[net];
+    snprintf(path[next], sizeof path[next], "%s/%s", folder, name);
+    return path[next];
 }
 
 /* ---- a model, a teacher, conversations ---- */
@@ -638,7 +638,7 @@ static bool stop_at(void *user) {
 
 static TrainerOptions run_options(void) {
     TrainerOptions o = options();
-    o.rows_max = 64, o.step_tokens = 90, o.steps = 4, o.eval_every = 2, o.save_every = 3, o.spread = 3;
+    o.rows_max = 64, o.step_tokens = 60, o.steps = 4, o.eval_every = 2, o.save_every = 3, o.spread = 3;
     return o;
 }
 
@@ -696,7 +696,7 @@ static void assert_same_metrics(const char *a, const char *b) {
  */
 static void test_stopped_anywhere_and_resumed_is_the_same(void **state) {
     World *w = *state;
-    Dataset *d = make_data(w, "resume", 40, 5);
+    Dataset *d = make_data(w, "resume", 24, 5);
     Stopper never = {0, 0};
     clean_run("whole");
     assert_ok(run_once(w, d, "whole", false, &never));
@@ -725,7 +725,7 @@ static void test_stopped_anywhere_and_resumed_is_the_same(void **state) {
 
 static void test_a_finished_run_can_be_resumed(void **state) {
     World *w = *state;
-    Dataset *d = make_data(w, "resume", 40, 5);
+    Dataset *d = make_data(w, "resume", 24, 5);
     Stopper never = {0, 0};
     clean_run("whole");
     assert_ok(run_once(w, d, "whole", true, &never)); /* nothing to resume: from the start */
@@ -741,7 +741,7 @@ static void test_a_finished_run_can_be_resumed(void **state) {
 /* The disk fills up after any number of bytes: the checkpoint before is still there, and good. */
 static void test_a_full_disk_leaves_the_last_checkpoint(void **state) {
     World *w = *state;
-    Dataset *d = make_data(w, "resume", 40, 5);
+    Dataset *d = make_data(w, "resume", 24, 5);
     Stopper never = {0, 0};
     char checkpoint[300];
     clean_run("whole");
@@ -773,7 +773,7 @@ static void assert_load_names(Rig *r, const char *path, const char *what) {
 
 static void test_a_checkpoint_is_for_its_run(void **state) {
     World *w = *state;
-    Dataset *d = make_data(w, "resume", 40, 5), *e = make_data(w, "other", 41, 5);
+    Dataset *d = make_data(w, "resume", 24, 5), *e = make_data(w, "other", 41, 5);
     TrainerOptions o = run_options();
     const char *path = in_folder("a.checkpoint");
     Rig r;
@@ -809,7 +809,7 @@ static void put_byte(const char *path, int64_t at, int v) {
 
 static void test_a_damaged_checkpoint_changes_nothing(void **state) {
     World *w = *state;
-    Dataset *d = make_data(w, "resume", 40, 5);
+    Dataset *d = make_data(w, "resume", 24, 5);
     TrainerOptions o = run_options();
     const char *path = in_folder("a.checkpoint");
     Rig r;
@@ -842,7 +842,7 @@ static void hear(void *user, const char *stage, int64_t done, int64_t total, con
 /* A checkpoint of a machine with other settings is taken, and says so. */
 static void test_another_machine_is_announced(void **state) {
     World *w = *state;
-    Dataset *d = make_data(w, "resume", 40, 5);
+    Dataset *d = make_data(w, "resume", 24, 5);
     TrainerOptions o = run_options();
     Rig r;
     int heard = 0;
@@ -946,7 +946,7 @@ static void test_what_does_not_fit_is_refused(void **state) {
 /* No memory at any point of opening: a clear error, and nothing is left. */
 static void test_no_memory(void **state) {
     World *w = *state;
-    Dataset *d = make_data(w, "resume", 40, 5);
+    Dataset *d = make_data(w, "resume", 24, 5);
     TrainerOptions o = options();
     int64_t opens = host_mem_opens();
     Rig r;
