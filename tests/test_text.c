@@ -708,6 +708,93 @@ static void test_chunks_keep_their_size(void **state) {
     tokenizer_close(t);
 }
 
+/* Chunks point into the document, whose first byte is the smallest beginning. */
+static const char *first_byte(const Chunks *c) {
+    const char *least = NULL;
+    for (uint64_t i = 0; i < 2000; i++) {
+        const char *p = chunks_draw(c, 1, i).p;
+        if (!least || p < least) least = p;
+    }
+    return least;
+}
+
+/* Windows of tokens have the length they should in a text of one line, and few of them leave no large gap. */
+static void test_windows_are_even(void **state) {
+    (void)state;
+    enum { WORDS = 4000, DRAWS = 20 };
+    static char text[WORDS * 8 + 1];
+    Tokenizer *t;
+    Chunks *chunks;
+    Corpus *c;
+    for (unsigned i = 0; i < WORDS; i++) snprintf(text + 8 * i, 9, "word %02u%c", i % 100, i % 9 ? ' ' : '.');
+    load_json_tokenizer(&t, "gpt2");
+    assert_ok(corpus_of_text(&c, bytes_of(text), "words"));
+    assert_ok(chunks_open(&chunks, c, t, (ChunkRule){CHUNK_TOKENS, 100, 300}));
+    for (uint64_t seed = 0; seed < 5; seed++) {
+        bool begins[DRAWS] = {false};
+        const char *start = first_byte(chunks);
+        for (uint64_t i = 0; i < DRAWS; i++) {
+            TokenVec v = {0};
+            Bytes b = chunks_draw(chunks, seed, i);
+            assert_ok(tokenizer_encode(t, b, ENCODE_PLAIN, &v));
+            assert_in_range(v.n, 95, 305); /* pieces are counted one by one */
+            tokens_close(&v);
+            begins[(size_t)(b.p - start) * DRAWS / sizeof text] = true;
+        }
+        int gap = 0;
+        for (int i = 0; i < DRAWS; i++) {
+            gap = begins[i] ? 0 : gap + 1;
+            assert_in_range(gap, 0, 2); /* of twenty random places, three neighbours stay empty in most draws */
+        }
+    }
+    chunks_close(chunks);
+    corpus_close(c);
+    tokenizer_close(t);
+}
+
+/* Ends are found in a book of one line as fast as in one of many: twice as long is twice the time, not four times. */
+static void test_chunks_of_a_book_in_one_line(void **state) {
+    (void)state;
+    enum { N = 1 << 20 };
+    Tokenizer *t;
+    Chunks *chunks;
+    Corpus *c;
+    char *text = malloc(N + 1);
+    for (int i = 0; i < N; i++) text[i] = "the ferry sails "[i % 16];
+    text[N] = 0;
+    load_json_tokenizer(&t, "gpt2");
+    assert_ok(corpus_of_text(&c, bytes_of(text), "book"));
+    assert_ok(chunks_open(&chunks, c, t, (ChunkRule){CHUNK_PARAGRAPHS, 16, 64}));
+    assert_true(chunks_tokens(chunks) > N / 8);
+    chunks_close(chunks);
+    corpus_close(c);
+    free(text);
+    tokenizer_close(t);
+}
+
+/* However small the limit, characters stay whole and a chunk has at least one. */
+static void test_chunks_of_one_token(void **state) {
+    (void)state;
+    Tokenizer *t;
+    Chunks *chunks;
+    Corpus *c;
+    load_json_tokenizer(&t, "gpt2");
+    assert_ok(corpus_of_text(&c, bytes_of("  👍🏽é日本\n\n\n      \n a.b. c \t"), "small"));
+    for (ChunkBorder border = CHUNK_TOKENS; border <= CHUNK_LINES; border++) {
+        assert_ok(chunks_open(&chunks, c, t, (ChunkRule){border, 1, 1}));
+        for (uint64_t i = 0; i < 50; i++) {
+            Bytes b = chunks_draw(chunks, 5, i);
+            assert_true(b.n > 0 && !strchr(" \t\n", b.p[0]));
+            assert_int_equal(utf8_invalid_at(b), -1);
+        }
+        chunks_close(chunks);
+    }
+    assert_fails(ST_ARG, chunks_open(&chunks, c, t, (ChunkRule){CHUNK_LINES, 0, 1}));
+    assert_fails(ST_ARG, chunks_open(&chunks, c, t, (ChunkRule){CHUNK_LINES, 2, 1}));
+    corpus_close(c);
+    tokenizer_close(t);
+}
+
 /* One line without an end is still cut, and never inside a character. */
 static void test_chunks_of_a_long_line(void **state) {
     (void)state;
@@ -772,6 +859,9 @@ int main(void) {
         cmocka_unit_test(test_corpus_of_text),
         cmocka_unit_test(test_chunks_cover_the_corpus),
         cmocka_unit_test(test_chunks_keep_their_size),
+        cmocka_unit_test(test_windows_are_even),
+        cmocka_unit_test(test_chunks_of_a_book_in_one_line),
+        cmocka_unit_test(test_chunks_of_one_token),
         cmocka_unit_test(test_chunks_of_a_long_line),
         cmocka_unit_test(test_sentences),
     };

@@ -30,8 +30,8 @@ Status chunks_open(Chunks **out, const Corpus *c, const Tokenizer *t, ChunkRule 
 void chunks_close(Chunks *c);
 int64_t chunks_tokens(const Chunks *c); /* tokens of the whole corpus */
 
-/* The n-th chunk of seed: a function of its arguments only. Starts are spread evenly over the corpus (a shuffled
- * round visits every piece before any comes twice), so that a small number of chunks leaves no gap. */
+/* The n-th chunk of seed: a function of its arguments only. Starts are spread evenly over the corpus, so that a small
+ * number of chunks leaves no gap, and a round visits every piece before any comes twice. Never empty. */
 Bytes chunks_draw(const Chunks *c, uint64_t seed, uint64_t n);
 
 /* The sentences of a text (ends at . ! ? followed by blank, at line ends; at least `shortest` bytes). Calls
