@@ -182,21 +182,20 @@ Status CPU(attn_back)(Stream *s, const AttnBackArgs *a) {
     TRY(attn_back_check(a, &p->limits, p->T));
     TRY(check_types(a));
     int64_t rows = (int64_t)p->T * p->limits.heads;
-    bool many = p->products >= PARALLEL_PRODUCTS;
     clear_own(p, a);
-#pragma omp parallel for if (many)
+#pragma omp parallel for if (cpu_many(p->products))
     for (int64_t th = 0; th < rows; th++) start_row(p, a, th);
     const Split parts = {true, false, p->limits.kv_heads}, whole = {false, true, 1};
     for (Pass at = {0}; pass_next(p, &at);) {
         int64_t tasks = pass_tasks(p, &at, parts);
-#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(p->threads)) if (many)
+#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(p->threads)) if (cpu_many(p->products))
         for (int64_t i = 0; i < tasks; i++) {
             Task t = pass_task(p, &at, parts, i);
             back_task(p, a, &at, &t);
         }
         if (!a->dq.data) continue;
         tasks = pass_tasks(p, &at, whole);
-#pragma omp parallel for num_threads(cpu_threads(p->threads)) if (many)
+#pragma omp parallel for num_threads(cpu_threads(p->threads)) if (cpu_many(p->products))
         for (int64_t i = 0; i < tasks; i++) {
             Task t = pass_task(p, &at, whole, i);
             add_dq(p, a, &at, &t);

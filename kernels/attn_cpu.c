@@ -178,24 +178,23 @@ Status CPU(attn)(Stream *s, const AttnArgs *a) {
     CPU_F32("attn", a->k);
     CPU_F32("attn", a->v);
     int64_t rows = (int64_t)p->T * p->limits.heads;
-    bool many = p->products >= PARALLEL_PRODUCTS;
     for (int64_t i = 0; i < rows; i++) p->row_max[i] = -INFINITY;
     const Split parts = {true, true, p->limits.kv_heads}, whole = {false, true, 1};
     for (Pass at = {0}; pass_next(p, &at);) {
         int64_t tasks = pass_tasks(p, &at, parts);
-#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(p->threads)) if (many)
+#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(p->threads)) if (cpu_many(p->products))
         for (int64_t i = 0; i < tasks; i++) {
             Task t = pass_task(p, &at, parts, i);
             attend_task(p, a, &at, &t);
         }
         tasks = pass_tasks(p, &at, whole);
-#pragma omp parallel for num_threads(cpu_threads(p->threads)) if (many)
+#pragma omp parallel for num_threads(cpu_threads(p->threads)) if (cpu_many(p->products))
         for (int64_t i = 0; i < tasks; i++) {
             Task t = pass_task(p, &at, whole, i);
             merge_task(p, a, &at, &t);
         }
     }
-#pragma omp parallel for if (many)
+#pragma omp parallel for if (cpu_many(p->products))
     for (int64_t th = 0; th < rows; th++) finish(p, a, th);
     return ST_OK;
 }

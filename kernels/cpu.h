@@ -65,6 +65,10 @@ static inline int cpu_threads(int32_t planned) {
 /* Below so many elements, or multiply-adds, one thread is done before a second one has woken up. */
 enum { PARALLEL_MIN = 1 << 15, PARALLEL_PRODUCTS = 1 << 18 };
 
+static inline bool cpu_many(int64_t products) {
+    return products >= PARALLEL_PRODUCTS;
+}
+
 /* This backend computes in f32; absent tensors pass. */
 Status cpu_f32(const char *op, const char *name, Tensor t);
 #define CPU_F32(op, t) TRY(cpu_f32((op), #t, (t)))

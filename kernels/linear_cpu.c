@@ -54,8 +54,7 @@ static void linear_tile(const LinearArgs *a, const float *bias, int64_t row, int
 static void linear_tiles(const CpuStream *s, const LinearArgs *a, const float *bias) {
     int64_t row_tiles = (a->x.dim[0] + TILE_ROWS - 1) / TILE_ROWS;
     int64_t column_tiles = (a->w.dim[0] + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
-    bool many = a->x.dim[0] * tensor_count(a->w) >= PARALLEL_PRODUCTS;
-#pragma omp parallel num_threads(cpu_threads(s->threads)) if (many)
+#pragma omp parallel num_threads(cpu_threads(s->threads)) if (cpu_many(a->x.dim[0] * tensor_count(a->w)))
     {
         alone();
         float *panel = s->panel + (int64_t)cpu_thread() * PANEL_COLUMNS * PANEL_DEPTH;
@@ -86,8 +85,7 @@ Status CPU(linear_back)(Stream *stream, const LinearBackArgs *a) {
     const CpuStream *s = cpu_stream(stream);
     int64_t row_tiles = (a->dx.dim[0] + TILE_ROWS - 1) / TILE_ROWS;
     int64_t column_tiles = (a->dx.dim[1] + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
-    bool many = a->dx.dim[0] * tensor_count(a->w) >= PARALLEL_PRODUCTS;
-#pragma omp parallel num_threads(cpu_threads(s->threads)) if (many)
+#pragma omp parallel num_threads(cpu_threads(s->threads)) if (cpu_many(a->dx.dim[0] * tensor_count(a->w)))
     {
         alone();
         float *panel = s->panel + (int64_t)cpu_thread() * PANEL_COLUMNS * PANEL_DEPTH;
@@ -194,7 +192,7 @@ static void skinny_part(const LinearArgs *a, const float *bias, const float *x, 
 static void linear_skinny(const CpuStream *s, const LinearArgs *a, const float *bias) {
     int64_t T = a->x.dim[0], width = a->x.dim[1], outputs = a->w.dim[0], ld = (width + 15) / 16 * 16;
     for (int64_t t = 0; t < T; t++) repack(s->rows + t * ld, (const float *)a->x.data + t * width, width, ld);
-#pragma omp parallel num_threads(cpu_threads(s->threads)) if (T * outputs * width >= PARALLEL_PRODUCTS)
+#pragma omp parallel num_threads(cpu_threads(s->threads)) if (cpu_many(T * outputs * width))
     {
         float *unpacked = s->unpacked + cpu_thread() * s->unpacked_floats;
 #pragma omp for
