@@ -155,6 +155,22 @@ static void test_bytes_without_a_token(void **state) {
     tokenizer_close(t);
 }
 
+/* Llama 3: a piece that is a token is that token, though no merges lead to it. */
+static void test_ignore_merges(void **state) {
+    (void)state;
+    static const char *const flag[] = {"false", "true"};
+    Tokenizer *t;
+    char json[512];
+    for (int i = 0; i < 2; i++) {
+        snprintf(json, sizeof json, "{" STAGES ",\"model\":{\"vocab\":{\"a\":0,\"b\":1,\"\u0120\":2,\"\u0120ab\":3,\"ab\":4},"
+                                    "\"merges\":[\"a b\"],\"ignore_merges\":%s}}", flag[i]);
+        assert_ok(tokenizer_of_json(&t, json, strlen(json), "whole"));
+        if (i) ENCODES(t, "ab abb", ENCODE_PLAIN, 3, 2, 4, 1);
+        else ENCODES(t, "ab abb", ENCODE_PLAIN, 2, 4, 2, 4, 1);
+        tokenizer_close(t);
+    }
+}
+
 /* The longest of those that begin at a place; blanks of every kind go with lstrip and rstrip. */
 static void test_added_tokens(void **state) {
     (void)state;
@@ -330,11 +346,11 @@ static void test_unknown_stages_are_named(void **state) {
         {"post_processor", "{\"type\":\"BertProcessing\"}", "BertProcessing"},
         {"added_tokens", "7", "added_tokens"},
         {"added_tokens", "[{\"id\":1}]", "content"},
-        {"added_tokens", "[{\"id\":420,\"content\":\"\"}]", "empty"},
-        {"added_tokens", "[{\"id\":420,\"content\":\"x\",\"single_word\":true}]", "single_word"},
+        {"added_tokens", "[{\"id\":5000,\"content\":\"\"}]", "empty"},
+        {"added_tokens", "[{\"id\":5000,\"content\":\"x\",\"single_word\":true}]", "single_word"},
         {"added_tokens", "[{\"id\":1,\"content\":\"<x>\"}]", "something else"},
-        {"added_tokens", "[{\"id\":420,\"content\":\"!\"}]", "the vocabulary says"},
-        {"added_tokens", "[{\"id\":420,\"content\":\"<x>\"},{\"id\":420,\"content\":\"<x>\"}]", "twice"},
+        {"added_tokens", "[{\"id\":5000,\"content\":\"!\"}]", "the vocabulary says"},
+        {"added_tokens", "[{\"id\":5000,\"content\":\"<x>\"},{\"id\":5000,\"content\":\"<x>\"}]", "twice"},
         {"added_tokens", "[{\"id\":3000000000,\"content\":\"<x>\"}]", "\"id\""},
     };
     cJSON *o;
@@ -838,6 +854,7 @@ int main(void) {
         cmocka_unit_test(test_plain_mode_ignores_special_tokens),
         cmocka_unit_test(test_decode_gives_the_text_back),
         cmocka_unit_test(test_bytes_without_a_token),
+        cmocka_unit_test(test_ignore_merges),
         cmocka_unit_test(test_added_tokens),
         cmocka_unit_test(test_normalized_added_tokens),
         cmocka_unit_test(test_what_is_no_token),

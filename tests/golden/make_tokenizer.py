@@ -1,14 +1,16 @@
 """make_tokenizer.py -- small tokenizers with the settings of each family, and golden ids of hostile text.
 
 Needs the Python package `tokenizers`. Writes tests/golden/tokenizer/<family>.json and golden.jsonl, one line for each
-(family, text): {"family", "text", "ids"}. The vocabularies are trained on a few sentences; what is tested is the
-pipeline: normaliser, pre-tokenizer patterns, merges, added tokens. Run once; the results are kept in the repository.
+(family, text): {"family", "text", "ids"}. The vocabularies are trained on a few sentences and on harbour.txt, enough
+words for merges to compete for the same bytes; what is tested is the pipeline: normaliser, pre-tokenizer patterns,
+merges, added tokens. Run once; the results are kept in the repository.
 """
 import json
 import os
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokenizer")
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -20,6 +22,8 @@ TRAINING = [
     "Grüße aus Köln, l'été déjà vu, naïve café, Привет мир, こんにちは世界, 안녕하세요, مرحبا بالعالم",
     "<p>some   spaces\tand\ttabs\r\n</p> 3.14159 -- 1000000 007 ... !!! ??? :-)",
 ] * 4
+with open(os.path.join(ROOT, "tools", "demo", "harbour.txt"), encoding="utf-8") as f:
+    HARBOUR = [line for line in f.read().split("\n") if line]
 
 TEXTS = [
     "", " ", "  ", "\n", "\n\n", " \n ", "\r\n", "a", "Hello world", " Hello  world   ", "don't DON'T we'll WE'LL I'm I'M 'tis",
@@ -30,7 +34,7 @@ TEXTS = [
     "<|im_start", "tab\tand  two\u2028line\u2029sep", "CamelCaseAndsnake_case_and-kebab", "http://example.org/?q=a&b=c#d",
     "....!!!???", "'''''s 't's'", "ſ 'ſ I'ſ", "a" * 300, "ab " * 50, "   leading", "trailing   ", "\t\t\tx", " \u00a0 x",
     "mixed\r\nline\rends\n", "end.\n\n\n\nNext", "0x1F600 1e-5 v2.0.1", "ÀÉÎÕÜ àéîõü ßẞ", "\u0000\u0001\u001f\u007f",
-]
+] + HARBOUR[:3] + ["".join(HARBOUR[5].split()), HARBOUR[6].upper(), HARBOUR[7][::-1]]
 
 
 def build(pre, normalizer=None, ignore_merges=False):
@@ -38,8 +42,8 @@ def build(pre, normalizer=None, ignore_merges=False):
     t.normalizer = normalizer
     t.pre_tokenizer = pre
     t.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-    t.train_from_iterator(TRAINING, trainer)
+    trainer = trainers.BpeTrainer(vocab_size=800, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    t.train_from_iterator(TRAINING + HARBOUR, trainer)
     t.add_special_tokens([AddedToken(s, special=True, normalized=False)
                           for s in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")])
     t.add_tokens([AddedToken("<tool>", special=False, normalized=False), AddedToken("<strip>", lstrip=True, rstrip=True,
@@ -75,7 +79,7 @@ def main():
             for text in TEXTS + ["x <tool> y<tool>", "x  <strip>  y"]:
                 ids = t.encode(text, add_special_tokens=False).ids
                 out.write(json.dumps({"family": family, "text": text, "ids": ids}) + "\n")
-        model = os.path.join(os.path.dirname(HERE), "..", "..", "models", "smollm2-135m-instruct", "tokenizer.json")
+        model = os.path.join(ROOT, "models", "smollm2-135m-instruct", "tokenizer.json")
         if os.path.exists(model):
             t = Tokenizer.from_file(model)
             for text in TEXTS:
