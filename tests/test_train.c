@@ -401,6 +401,32 @@ static void test_micro_batches_add_up(void **state) {
     dataset_close(d);
 }
 
+/* The gradient is that of a mean: the same conversations twice in a step, by two epochs, change nothing. */
+static void test_a_step_is_a_mean(void **state) {
+    World *w = *state;
+    Dataset *d = make_data(w, "mean", 6, 5);
+    TrainerOptions o = options();
+    Rig once, twice;
+    StepReport a, b;
+    o.heldout = 0, o.steps = 1;
+    open_rig(&once, w, d, &o);
+    o.step_tokens = 0;
+    for (int64_t i = 0; i < once.t->visits.count; i++) o.step_tokens += once.t->visits.size[i].supervised;
+    close_rig(&once);
+    open_rig(&once, w, d, &o);
+    o.step_tokens *= 2;
+    open_rig(&twice, w, d, &o);
+    assert_ok(trainer_step(once.t, &a));
+    assert_ok(trainer_step(twice.t, &b));
+    assert_int_equal(b.supervised, 2 * a.supervised);
+    assert_int_equal(b.conversations, 12);
+    assert_close(b.loss, a.loss, 1e-6);
+    assert_alike(moment(&once), moment(&twice), tensor_count(once.t->work.m), 1e-4);
+    close_rig(&once);
+    close_rig(&twice);
+    dataset_close(d);
+}
+
 static void test_a_step_allocates_nothing(void **state) {
     World *w = *state;
     Dataset *d = make_data(w, "steady", 30, 5);
@@ -575,14 +601,20 @@ static void test_a_file_holds_what_was_evaluated(void **state) {
     dataset_close(d);
 }
 
-/* A rate that only does harm: the run ends early, and leaves the rows it began with. */
+/* A rate that only does harm. */
+static TrainerOptions harmful_options(void) {
+    TrainerOptions o = options();
+    o.lr = 30, o.steps = 50, o.eval_every = 2, o.patience = 3, o.schedule = SCHEDULE_CONSTANT;
+    return o;
+}
+
+/* The run ends early, and leaves the rows it began with. */
 static void test_patience_keeps_the_best(void **state) {
     World *w = *state;
     Dataset *d = make_data(w, "patience", 40, 8);
-    TrainerOptions o = options();
+    TrainerOptions o = harmful_options();
     HeldOut first, best, after;
     Rig r;
-    o.lr = 30, o.steps = 50, o.eval_every = 2, o.patience = 3, o.schedule = SCHEDULE_CONSTANT;
     open_rig(&r, w, d, &o);
     assert_ok(trainer_run(r.t, false, NULL, &first, &best));
     assert_int_equal(r.t->at.step, 6);
@@ -720,6 +752,28 @@ static void test_stopped_anywhere_and_resumed_is_the_same(void **state) {
     assert_same_metrics("whole", "parts");
     clean_run("parts");
     clean_run("whole");
+    dataset_close(d);
+}
+
+static void test_patience_survives_a_stop(void **state) {
+    World *w = *state;
+    Dataset *d = make_data(w, "resume", 24, 5);
+    TrainerOptions o = harmful_options();
+    o.run_dir = in_folder("patient");
+    for (int64_t n = 4; n < 24; n += 5) {
+        Stopper once = {0, n};
+        Rig r;
+        clean_run("patient");
+        open_rig(&r, w, d, &o);
+        assert_fails(ST_STOPPED, trainer_run(r.t, false, &(Watch){.stop = stop_at, .user = &once}, NULL, NULL));
+        close_rig(&r);
+        open_rig(&r, w, d, &o);
+        assert_ok(trainer_run(r.t, true, NULL, NULL, NULL));
+        assert_int_equal(r.t->at.step, 6);
+        assert_int_equal(r.t->at.best_step, 0);
+        close_rig(&r);
+    }
+    clean_run("patient");
     dataset_close(d);
 }
 
@@ -1040,6 +1094,7 @@ int main(void) {
         cmocka_unit_test(test_shifts_spread_evenly),
         cmocka_unit_test(test_a_pack_places_rows_and_targets),
         cmocka_unit_test(test_micro_batches_add_up),
+        cmocka_unit_test(test_a_step_is_a_mean),
         cmocka_unit_test(test_a_step_allocates_nothing),
         cmocka_unit_test(test_only_rows_that_may_learn_move),
         cmocka_unit_test(test_divergence_changes_nothing),
@@ -1050,6 +1105,7 @@ int main(void) {
         cmocka_unit_test(test_patience_keeps_the_best),
         cmocka_unit_test(test_spread_helps_at_a_distance),
         cmocka_unit_test(test_stopped_anywhere_and_resumed_is_the_same),
+        cmocka_unit_test(test_patience_survives_a_stop),
         cmocka_unit_test(test_a_finished_run_can_be_resumed),
         cmocka_unit_test(test_a_full_disk_leaves_the_last_checkpoint),
         cmocka_unit_test(test_a_checkpoint_is_for_its_run),

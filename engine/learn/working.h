@@ -18,8 +18,7 @@ typedef struct Working {
     Tensor sum;          /* [1] f64 */
     float *host_lr;      /* owned; the next lists on their way to the device */
     int32_t *host_step;
-    void *block, *block_f32,
-        *block_bf16;     /* owned: one page of one layer, as the pool has it and as f32 and bf16 */
+    void *block, *block_f32, *block_bf16; /* owned: a page of a layer, in the pool's type, f32 and bf16 */
     void *mem;           /* owned */
 } Working;
 
