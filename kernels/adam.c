@@ -13,7 +13,7 @@ static PageStep page_step(const AdamArgs *a, int64_t i) {
 }
 
 static double rounded(double v, DType keep) {
-    return keep == DT_BF16 ? (double)bf16_to_f32(f32_to_bf16((float)v)) : v;
+    return keep == DT_BF16 ? bf16_to_f32(f32_to_bf16((float)v)) : (float)v;
 }
 
 /* Element i of the masters, element `at` of the pool. */

@@ -1,0 +1,33 @@
+/* ops_cases.h -- every operation on many shapes, and what it means for a backend to agree with the reference.
+ *
+ * A case runs one operation on fixed random inputs and keeps its outputs. The oracle is ops_ref in f64 on the same
+ * values. With largest = the largest |oracle| of an output, or 0.1 where all is smaller (terms of about 1 cancelled):
+ *   SAME     equal
+ *   FINE     within slack * 4e-7 * largest (a few f32 roundings; long sums have more slack)
+ *   COARSE   the same, unless activations are bf16. Then rounding the oracle itself to bf16 makes some error e, and
+ *            2 e + 1e-6 largest is allowed. */
+#ifndef TESTS_OPS_CASES_H
+#define TESTS_OPS_CASES_H
+
+#include "tests/ops_rig.h"
+
+typedef struct OpsCase {
+    const char *name;
+    void (*run)(OpsRig *r, const void *shape);
+    const void *shape;
+    double slack;
+} OpsCase;
+
+extern const OpsCase ops_cases[];
+extern const int ops_cases_count;
+
+/* Fails with case, output, element and both values when the backend disagrees. */
+void ops_case_check(const OpsCase *c, const Ops *ops, DType act);
+/* Every argument of every operation in the case, spoiled one at a time, is refused and nothing is written. */
+void ops_case_spoil(const OpsCase *c, const Ops *ops, DType act);
+/* Runs the case twice: same arguments, same bits. */
+void ops_case_repeat(const OpsCase *c, const Ops *ops, DType act);
+/* attn_plan refuses every broken layout and plan_open every impossible head count, by name. */
+void ops_layouts_spoil(const Ops *ops, DType act);
+
+#endif
