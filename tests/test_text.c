@@ -288,6 +288,27 @@ static void test_truncated_tokenizer(void **state) {
     free(text);
 }
 
+/* A byte that changed gives an error or another valid tokenizer, which then encodes; never a crash or a leak. */
+static void test_damaged_tokenizer(void **state) {
+    (void)state;
+    char *text;
+    size_t size;
+    assert_ok(file_read(&text, &size, GOLDEN "llama3.json"));
+    for (size_t n = 0; n < size; n += 41) {
+        Tokenizer *t = NULL;
+        TokenVec v = {0};
+        char kept = text[n];
+        text[n] ^= (char)(1 << n % 8);
+        Status st = tokenizer_of_json(&t, text, size, "damaged.json");
+        if (st && !strstr(status_message(), "damaged.json")) fail_msg("byte %zu: %s", n, status_message());
+        if (!st) assert_ok(tokenizer_encode(t, bytes_of("The ferry doesn't sail <|im_end|> 1998"), ENCODE_SPECIAL, &v));
+        tokens_close(&v);
+        tokenizer_close(t);
+        text[n] = kept;
+    }
+    free(text);
+}
+
 static void refuse_tokenizer(const char *json, Status code, const char *says) {
     Tokenizer *t;
     assert_fails(code, tokenizer_of_json(&t, json, strlen(json), "bad.json"));
@@ -340,6 +361,7 @@ static void test_unknown_stages_are_named(void **state) {
         {"pre_tokenizer", "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{\"type\":\"Digits\"}]}", "behind ByteLevel"},
         {"pre_tokenizer", "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"}", "cannot be used"},
         {"pre_tokenizer", "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"Odd\"}", "Odd"},
+        {"pre_tokenizer", "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[^\\\\w]\"},\"behavior\":\"Isolated\"}", "\\w"},
         {"pre_tokenizer", "{\"type\":\"Split\",\"pattern\":7,\"behavior\":\"Isolated\"}", "neither"},
         {"decoder", "{\"type\":\"WordPiece\"}", "WordPiece"},
         {"decoder", "null", "missing"},
@@ -862,6 +884,7 @@ int main(void) {
         cmocka_unit_test(test_streams_of_utf8),
         cmocka_unit_test(test_text_that_is_not_utf8),
         cmocka_unit_test(test_truncated_tokenizer),
+        cmocka_unit_test(test_damaged_tokenizer),
         cmocka_unit_test(test_unknown_settings_are_named),
         cmocka_unit_test(test_unknown_stages_are_named),
         cmocka_unit_test(test_turns_of_the_demo_model),

@@ -50,9 +50,18 @@ static char *rewrite_blanks(const char *pattern) {
     return text;
 }
 
+/* What Oniguruma and PCRE2 take for different sets of characters: words (marks), and \h (digits there, blanks here). */
+static Status refuse_escapes(const char *pattern, const char *where) {
+    for (const char *p = pattern; (p = strchr(p, '\\')) && p[1]; p += 2)
+        NEED(!strchr("wWbBhH", p[1]), ST_UNSUPPORTED, "%s: the pre-tokenizer pattern \"%.60s\" has \\%c, which is not known here",
+             where, pattern, p[1]);
+    return ST_OK;
+}
+
 static Status compile(pcre2_code **out, const char *pattern, uint32_t options, const char *where) {
     int code;
     size_t at;
+    if (!(options & PCRE2_LITERAL)) TRY(refuse_escapes(pattern, where));
     char *text = options & PCRE2_LITERAL ? strdup(pattern) : rewrite_blanks(pattern);
     NEED(text, ST_NOMEM, "%s: no memory for a pattern", where);
     uint32_t common = PCRE2_UTF | PCRE2_MULTILINE; /* ^ and $ stand at every line, as in Oniguruma */

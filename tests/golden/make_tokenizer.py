@@ -66,7 +66,7 @@ def families():
         "split-next": build(seq([pre_tokenizers.Split(Regex("[0-9]"), "merged_with_next"), bytes_only])),
         "split-contiguous": build(seq([pre_tokenizers.Split(Regex(r"\s"), "contiguous"), bytes_only])),
         "split-removed": build(seq([pre_tokenizers.Split(Regex(r"\s+"), "removed"), bytes_only])),
-        "split-invert": build(seq([pre_tokenizers.Split(Regex(r"\w+"), "isolated", invert=True), bytes_only])),
+        "split-invert": build(seq([pre_tokenizers.Split(Regex(r"[\p{L}\p{M}\d]+"), "isolated", invert=True), bytes_only])),
     }
 
 
