@@ -59,7 +59,8 @@ static void begin_stage(const char *stage, int64_t done, double t) {
 static void show(int64_t done, int64_t total, const char *detail, double t) {
     char left[24] = "?", bar[BAR + 1];
     int64_t moved = done - state.from;
-    if (moved > 0) write_duration(left, sizeof left, (t - state.began) * (double)(total - done) / (double)moved);
+    int64_t missing = total > done ? total - done : 0; /* a stage may finish more than it was asked for */
+    if (moved > 0) write_duration(left, sizeof left, (t - state.began) * (double)missing / (double)moved);
     int filled = total > 0 ? (int)(done * BAR / total) : 0;
     for (int i = 0; i < BAR; i++) bar[i] = i < filled ? '#' : '.';
     bar[BAR] = '\0';
