@@ -29,7 +29,8 @@ static Status read_token(AddedToken *a, const cJSON *e, const char **content, co
     TRY(json_bool_or(e, "rstrip", &a->rstrip, where));
     TRY(json_bool_or(e, "normalized", &a->normalized, where));
     TRY(json_bool_or(e, "single_word", &single_word, where));
-    NEED(!single_word, ST_UNSUPPORTED, "%s: the added token \"%.40s\" has single_word, which is not known here", where, *content);
+    NEED(!single_word, ST_UNSUPPORTED, "%s: the added token \"%.40s\" has single_word, which is not known here", where,
+         *content);
     return ST_OK;
 }
 
@@ -66,7 +67,8 @@ static Status index_starts(AddedSet *a, const char *where) {
         a->first[c] = i;
     }
     for (int32_t i = 1; i < a->n; i++)
-        NEED(by_start_and_length(&a->token[i - 1], &a->token[i]), ST_FORMAT, "%s: the added token \"%.*s\" is there twice", where,
+        NEED(by_start_and_length(&a->token[i - 1], &a->token[i]), ST_FORMAT,
+             "%s: the added token \"%.*s\" is there twice", where,
              (int)(a->token[i].text.n < 40 ? a->token[i].text.n : 40), a->token[i].text.p);
     return ST_OK;
 }

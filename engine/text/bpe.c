@@ -62,15 +62,17 @@ static size_t spelled_size(const cJSON *e) {
 /* `text` and `bytes` have room for MERGE_MAX. */
 static Status read_merge(Bpe *b, const cJSON *e, int32_t rank, char *text, char *bytes, const char *where) {
     const char *left, *right;
-    NEED(spelled_size(e) < MERGE_MAX && halves(e, text, &left, &right), ST_FORMAT, "%s: merge %d is not two tokens", where, rank);
+    NEED(spelled_size(e) < MERGE_MAX && halves(e, text, &left, &right), ST_FORMAT, "%s: merge %d is not two tokens",
+         where, rank);
     size_t l, r;
     bool spelled = vocab_unspell(left, bytes, &l);
     spelled = vocab_unspell(right, bytes + l, &r) && spelled;
     int32_t a = spelled ? vocab_find(b->vocab, (Bytes){bytes, l}) : -1;
     int32_t c = spelled ? vocab_find(b->vocab, (Bytes){bytes + l, r}) : -1;
     int32_t id = spelled ? vocab_find(b->vocab, (Bytes){bytes, l + r}) : -1;
-    NEED(a >= 0 && c >= 0 && id >= 0, ST_FORMAT, "%s: merge %d joins \"%.40s\" and \"%.40s\", and one of them or their sum is not in the vocabulary",
-         where, rank, left, right);
+    NEED(a >= 0 && c >= 0 && id >= 0, ST_FORMAT,
+         "%s: merge %d joins \"%.40s\" and \"%.40s\"; one of them or their sum is not in the vocabulary", where, rank, left,
+         right);
     *slot_of(b, a, c) = (Merge){a, c, rank, id};
     return ST_OK;
 }
@@ -98,8 +100,8 @@ done:
 static Status refuse_text(const cJSON *model, const char *key, const char *where) {
     const cJSON *m = cJSON_GetObjectItemCaseSensitive(model, key);
     const char *text = cJSON_GetStringValue(m);
-    NEED(!m || cJSON_IsNull(m) || (text && !*text), ST_UNSUPPORTED, "%s: the BPE model has a %s, which is not known here", where,
-         key);
+    NEED(!m || cJSON_IsNull(m) || (text && !*text), ST_UNSUPPORTED,
+         "%s: the BPE model has a %s, which is not known here", where, key);
     return ST_OK;
 }
 
@@ -113,7 +115,8 @@ static Status refuse_true(const cJSON *model, const char *key, const char *where
 static Status check_kind(const cJSON *model, const char *where) {
     double dropout = 0;
     TRY(json_number_or(model, "dropout", &dropout, where));
-    NEED(dropout == 0, ST_UNSUPPORTED, "%s: the BPE model has a dropout of %g; only 0 gives the same tokens twice", where, dropout);
+    NEED(dropout == 0, ST_UNSUPPORTED, "%s: the BPE model has a dropout of %g; only 0 gives the same tokens twice", where,
+         dropout);
     TRY(refuse_text(model, "continuing_subword_prefix", where));
     TRY(refuse_text(model, "end_of_word_suffix", where));
     TRY(refuse_true(model, "byte_fallback", where));
@@ -124,7 +127,8 @@ static void find_bytes(Bpe *b, const char *unknown) {
     int32_t missing = -1;
     size_t n;
     char bytes[64];
-    if (unknown && strlen(unknown) < sizeof bytes && vocab_unspell(unknown, bytes, &n)) missing = vocab_find(b->vocab, (Bytes){bytes, n});
+    if (unknown && strlen(unknown) < sizeof bytes && vocab_unspell(unknown, bytes, &n))
+        missing = vocab_find(b->vocab, (Bytes){bytes, n});
     for (int32_t i = 0; i < 256; i++) {
         char byte = (char)i;
         int32_t id = vocab_find(b->vocab, (Bytes){&byte, 1});

@@ -46,7 +46,8 @@ static Status template_of_config(char **out, const char *folder) {
     if (cJSON_IsArray(t))
         cJSON_ArrayForEach(e, t) {
             const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(e, "name"));
-            if (name && !strcmp(name, "default")) text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(e, "template"));
+            if (name && !strcmp(name, "default"))
+                text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(e, "template"));
         }
     *out = text ? strdup(text) : NULL;
     cJSON_Delete(o);
@@ -260,7 +261,8 @@ static Status plain(const Chat *c, const char *text, TokenVec *out) {
 
 Status chat_open_turn(const Chat *c, Role role, TokenVec *out) {
     static const char *const name[] = {[ROLE_SYSTEM] = "system", [ROLE_USER] = "user", [ROLE_ASSISTANT] = "assistant"};
-    static const char *const line[] = {[ROLE_SYSTEM] = "system\n", [ROLE_USER] = "user\n", [ROLE_ASSISTANT] = "assistant\n"};
+    static const char *const line[] = {
+        [ROLE_SYSTEM] = "system\n", [ROLE_USER] = "user\n", [ROLE_ASSISTANT] = "assistant\n"};
     TRY(tokens_push(out, c->open));
     if (c->family != LLAMA3) return plain(c, line[role], out);
     TRY(plain(c, name[role], out));
@@ -302,7 +304,7 @@ Status chat_prefix(const Chat *c, Bytes text, int32_t rows, TokenVec *out) {
     if (!st) st = whole_turn(c, ROLE_SYSTEM, text, out);
     int32_t have = out->n - before;
     if (st || rows > 0) out->n = before + (st || rows > have ? 0 : rows);
-    NEED(st || (rows >= 0 && rows <= have), ST_ARG, "a prefix of %d rows: the text gives %d; ask for at most that many", rows,
-         have);
+    NEED(st || (rows >= 0 && rows <= have), ST_ARG,
+         "a prefix of %d rows: the text gives %d; ask for at most that many", rows, have);
     return st;
 }

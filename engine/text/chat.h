@@ -7,7 +7,8 @@
  *
  * A turn is  open(role) content close:  ChatML  <|im_start|>role\n content <|im_end|>\n
  *                                       Llama 3 <|start_header_id|>role<|end_header_id|>\n\n content <|eot_id|>
- * Content is tokenised by itself, with the spelling of special tokens taken as plain text. */
+ * Content is tokenised by itself, with the spelling of special tokens taken as plain text; it is not trimmed. The demo
+ * model's template puts a blank in front of it, which content that begins with one does not get twice. */
 #ifndef ENGINE_TEXT_CHAT_H
 #define ENGINE_TEXT_CHAT_H
 

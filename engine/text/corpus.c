@@ -84,7 +84,8 @@ static Status list_folder(const char *folder, char ***out, int32_t *n) {
 static Status add_path(Corpus *c, const char *path, int depth) {
     struct stat s;
     NEED(stat(path, &s) == 0, ST_NOTFOUND, "%s: does not exist or cannot be read", path);
-    NEED(S_ISDIR(s.st_mode) || S_ISREG(s.st_mode), ST_FORMAT, "%s: is neither a regular file nor a folder; leave it out", path);
+    NEED(S_ISDIR(s.st_mode) || S_ISREG(s.st_mode), ST_FORMAT, "%s: is neither a regular file nor a folder; leave it out",
+         path);
     if (S_ISREG(s.st_mode)) return add_file(c, path);
     NEED(depth < 32, ST_ARG, "%s: folders nested deeper than 32", path);
     char **name = NULL;

@@ -14,8 +14,8 @@ static Status read_stage(bool *nfc, const cJSON *o, const char *where, int depth
         *nfc = true;
         return ST_OK;
     }
-    NEED(!strcmp(type, "Sequence"), ST_UNSUPPORTED, "%s: normalizer \"%.40s\" is not known; known are NFC and Sequence", where,
-         type);
+    NEED(!strcmp(type, "Sequence"), ST_UNSUPPORTED,
+         "%s: normalizer \"%.40s\" is not known; known are NFC and Sequence", where, type);
     const cJSON *list = cJSON_GetObjectItemCaseSensitive(o, "normalizers"), *e;
     NEED(cJSON_IsArray(list) && depth < 4, ST_FORMAT, "%s: a Sequence normalizer without a list, or too deep", where);
     cJSON_ArrayForEach(e, list) TRY(read_stage(nfc, e, where, depth + 1));
@@ -40,7 +40,8 @@ Status normalize(Bytes *out, char **owned, bool nfc, Bytes text) {
     utf8proc_uint8_t *composed = NULL;
     utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)text.p, (utf8proc_ssize_t)text.n, &composed,
                                       UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    NEED(n >= 0, n == UTF8PROC_ERROR_NOMEM ? ST_NOMEM : ST_FORMAT, "NFC of %zu bytes failed: %s", text.n, utf8proc_errmsg(n));
+    NEED(n >= 0, n == UTF8PROC_ERROR_NOMEM ? ST_NOMEM : ST_FORMAT, "NFC of %zu bytes failed: %s", text.n,
+         utf8proc_errmsg(n));
     *owned = (char *)composed;
     *out = (Bytes){*owned, (size_t)n};
     return ST_OK;

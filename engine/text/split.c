@@ -53,8 +53,8 @@ static char *rewrite_blanks(const char *pattern) {
 /* What Oniguruma and PCRE2 take for different sets of characters: words (marks), and \h (digits there, blanks here). */
 static Status refuse_escapes(const char *pattern, const char *where) {
     for (const char *p = pattern; (p = strchr(p, '\\')) && p[1]; p += 2)
-        NEED(!strchr("wWbBhH", p[1]), ST_UNSUPPORTED, "%s: the pre-tokenizer pattern \"%.60s\" has \\%c, which is not known here",
-             where, pattern, p[1]);
+        NEED(!strchr("wWbBhH", p[1]), ST_UNSUPPORTED,
+             "%s: the pre-tokenizer pattern \"%.60s\" has \\%c, which is not known here", where, pattern, p[1]);
     return ST_OK;
 }
 
@@ -125,7 +125,8 @@ static Status add_stage(Splitter *sp, const cJSON *o, const char *where, bool *b
         return ST_OK;
     }
     NEED(sp->stages < STAGES_MAX, ST_UNSUPPORTED, "%s: more than %d pre-tokenizer stages", where, STAGES_MAX);
-    NEED(!*byte_level, ST_UNSUPPORTED, "%s: a pre-tokenizer \"%.40s\" stands behind ByteLevel, which must be the last", where, type);
+    NEED(!*byte_level, ST_UNSUPPORTED, "%s: a pre-tokenizer \"%.40s\" stands behind ByteLevel, which must be the last",
+         where, type);
     Stage *s = &sp->stage[sp->stages++];
     if (!strcmp(type, "Split")) return read_split(s, o, where);
     if (!strcmp(type, "Digits")) return read_digits(s, o, where);
@@ -133,7 +134,8 @@ static Status add_stage(Splitter *sp, const cJSON *o, const char *where, bool *b
         *byte_level = true;
         return read_byte_level(s, o, where);
     }
-    FAIL(ST_UNSUPPORTED, "%s: pre-tokenizer \"%.40s\" is not known; known are Split, Digits, ByteLevel, Sequence", where, type);
+    FAIL(ST_UNSUPPORTED, "%s: pre-tokenizer \"%.40s\" is not known; known are Split, Digits, ByteLevel, Sequence", where,
+         type);
 }
 
 Status splitter_open(Splitter **out, const cJSON *o, const char *where, bool *byte_level) {
@@ -210,14 +212,16 @@ static Status cut_by_pattern(const Run *r, int32_t next, const Stage *s, Bytes t
     for (size_t at = 0; at <= text.n;) {
         int found = pcre2_match(s->pattern, (PCRE2_SPTR)text.p, text.n, at, PCRE2_NO_UTF_CHECK, data, NULL);
         if (found == PCRE2_ERROR_NOMATCH) break;
-        NEED(found >= 0, ST_FORMAT, "the pre-tokenizer gave up at byte %zu of a text of %zu (PCRE2 error %d)", at, text.n, found);
+        NEED(found >= 0, ST_FORMAT, "the pre-tokenizer gave up at byte %zu of a text of %zu (PCRE2 error %d)", at, text.n,
+             found);
         const size_t *range = pcre2_get_ovector_pointer(data);
         size_t begin = range[0], end = range[1];
         TRY(add_piece(&c, (Bytes){text.p + done, begin - done}, s->invert));
         TRY(add_piece(&c, (Bytes){text.p + begin, end - begin}, !s->invert));
         done = end;
-        /* an empty match moves on by a character */
-        at = end > begin ? end : end + (end < text.n ? (size_t)utf8_length((const uint8_t *)text.p + end, text.n - end) : 1);
+        at = end;
+        if (end == begin) /* an empty match moves on by a character */
+            at += end < text.n ? (size_t)utf8_length((const uint8_t *)text.p + end, text.n - end) : 1;
     }
     TRY(add_piece(&c, (Bytes){text.p + done, text.n - done}, s->invert));
     return flush(&c);

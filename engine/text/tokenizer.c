@@ -92,7 +92,8 @@ static Status check_model(const cJSON *model, const char *where) {
     NEED(cJSON_IsObject(model), ST_FORMAT, "%s: \"model\" is missing or not an object", where);
     if (!type) return ST_OK; /* files of the first years do not say it; what has no merges fails on that */
     NEED(cJSON_IsString(type), ST_FORMAT, "%s: the model's \"type\" is not a string", where);
-    NEED(!strcmp(type->valuestring, "BPE"), ST_UNSUPPORTED, "%s: the model is \"%.40s\"; known is BPE", where, type->valuestring);
+    NEED(!strcmp(type->valuestring, "BPE"), ST_UNSUPPORTED, "%s: the model is \"%.40s\"; known is BPE", where,
+         type->valuestring);
     return ST_OK;
 }
 
@@ -217,8 +218,10 @@ bool tokenizer_is_special(const Tokenizer *t, int32_t id) {
 }
 
 static int32_t find_in(const AddedSet *a, Bytes spelling) {
-    for (int32_t i = 0; i < a->n; i++)
-        if (a->token[i].text.n == spelling.n && !memcmp(a->token[i].text.p, spelling.p, spelling.n)) return a->token[i].id;
+    for (int32_t i = 0; i < a->n; i++) {
+        const AddedToken *t = &a->token[i];
+        if (t->text.n == spelling.n && !memcmp(t->text.p, spelling.p, spelling.n)) return t->id;
+    }
     return -1;
 }
 

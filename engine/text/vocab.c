@@ -66,14 +66,16 @@ bool vocab_id(const cJSON *number, int32_t *id) {
 }
 
 /* How much there is: the largest id and the bytes of all spellings. */
-static Status measure(Vocab *v, size_t *bytes, int32_t *entries, const cJSON *map, const cJSON *added, const char *where) {
+static Status measure(Vocab *v, size_t *bytes, int32_t *entries, const cJSON *map, const cJSON *added,
+                      const char *where) {
     const cJSON *e;
     int32_t id;
     *bytes = 0;
     *entries = 0;
     cJSON_ArrayForEach(e, map) {
-        NEED(vocab_id(e, &id), ST_FORMAT, "%s: the id of vocabulary entry \"%.40s\" is not a whole number from 0 to %d", where,
-             e->string, TOKEN_IDS_MAX - 1);
+        NEED(vocab_id(e, &id), ST_FORMAT,
+             "%s: the id of vocabulary entry \"%.40s\" is not a whole number from 0 to %d", where, e->string,
+             TOKEN_IDS_MAX - 1);
         if (id >= v->size) v->size = id + 1;
         *bytes += strlen(e->string);
         ++*entries;
@@ -101,7 +103,8 @@ static Status make_room(Vocab *v, size_t bytes, int32_t entries, const char *whe
 }
 
 static Status put(Vocab *v, int32_t id, const char *spelling, const char *where) {
-    NEED(!v->token[id].p, ST_FORMAT, "%s: two vocabulary entries have the id %d, the second is \"%.40s\"", where, id, spelling);
+    NEED(!v->token[id].p, ST_FORMAT, "%s: two vocabulary entries have the id %d, the second is \"%.40s\"", where, id,
+         spelling);
     char *to = v->text + v->used;
     size_t n;
     bool spelled = vocab_unspell(spelling, to, &n);
