@@ -10,7 +10,9 @@ static int32_t keys_of(const AttnSeq *s) {
 }
 
 /* Page entries: the prefixes' in order, then each sequence's own, enough for every later piece of it. */
-typedef struct Entries { int32_t prefix[ATTN_PREFIXES], own[ATTN_SEQS], n; } Entries;
+typedef struct Entries {
+    int32_t prefix[ATTN_PREFIXES], own[ATTN_SEQS], n;
+} Entries;
 
 static int32_t own_entries(const AttnShape *shape, int32_t s) {
     int32_t keys = 0;
@@ -41,7 +43,8 @@ static void lay_out_sequence(Attention *at, const Entries *e, int32_t s) {
     for (int32_t i = 0; i < ATTN_READS && q->read[i].prefix; i++) {
         AttnRead read = q->read[i];
         int32_t rows = at->shape->prefix[read.prefix - 1];
-        at->segment[n++] = (Segment){e->prefix[read.prefix - 1], read.from, read.length ? read.length : rows - read.from};
+        at->segment[n++] =
+            (Segment){e->prefix[read.prefix - 1], read.from, read.length ? read.length : rows - read.from};
     }
     at->segment[n++] = (Segment){e->own[s], q->from, keys_of(q)};
     at->seg[s + 1] = n;
@@ -63,11 +66,12 @@ static void lay_out(Attention *at) {
         int32_t page = at->page[i] = (i * 5 + 3) % pages;
         if (i >= e.prefix[ATTN_PREFIXES - 1] + pages_of(at->shape->prefix[ATTN_PREFIXES - 1]))
             at->own_grad[page] = at->own_pages++;
-        else if (i < e.prefix[1] || i >= e.prefix[2]) at->learned_grad[page] = at->learned_pages++;
+        else if (i < e.prefix[1] || i >= e.prefix[2])
+            at->learned_grad[page] = at->learned_pages++;
     }
     for (; S < ATTN_SEQS && at->shape->seq[S].rows; S++) lay_out_sequence(at, &e, S);
-    at->layout = (AttnLayout){at->row[S], S, at->row, at->seg, at->segment, at->page, e.n, pages, at->own_grad,
-                              at->learned_grad};
+    at->layout = (AttnLayout){at->row[S], S,   at->row, at->seg,      at->segment,
+                              at->page,   e.n, pages,   at->own_grad, at->learned_grad};
 }
 
 /* Which rows of which pages some segment covers. */
@@ -96,9 +100,16 @@ static Tensor pool_of(const Attention *at, OpsRig *r, uint64_t seed) {
 
 static AttnLimits limits_of(const Attention *at, DType act) {
     const AttnLayout *l = &at->layout;
-    return (AttnLimits){.rows = l->T + 3, .seqs = l->S + 1, .segments = l->seg[l->S] + 2, .entries = l->entries + 1,
-                        .pages = l->pages, .heads = at->shape->G * at->shape->group, .kv_heads = at->shape->G,
-                        .head_dim = at->shape->D, .act = act, .backward = true};
+    return (AttnLimits){.rows = l->T + 3,
+                        .seqs = l->S + 1,
+                        .segments = l->seg[l->S] + 2,
+                        .entries = l->entries + 1,
+                        .pages = l->pages,
+                        .heads = at->shape->G * at->shape->group,
+                        .kv_heads = at->shape->G,
+                        .head_dim = at->shape->D,
+                        .act = act,
+                        .backward = true};
 }
 
 void attention_open(Attention *at, OpsRig *r, const AttnShape *shape) {

@@ -1,16 +1,24 @@
 /* ops_attention.h -- batches for tests of attention: prefixes, sequences behind them, their pages and values.
  *
- * Page numbers are scattered, and every row of a page that no segment covers is NaN. Prefixes 1 and 3 learn, 2 is only
- * read; the gradients of all own pages are wanted. */
+ * Page numbers are scattered, and every row of a page that no segment covers is NaN. Prefixes 1 and 3 learn,
+ * 2 is only read; the gradients of all own pages are wanted. */
 #ifndef TESTS_OPS_ATTENTION_H
 #define TESTS_OPS_ATTENTION_H
 
 #include "tests/ops_rig.h"
 
-enum { ATTN_PREFIXES = 3, ATTN_SEQS = 5, ATTN_READS = 3, ATTN_SEGMENTS = ATTN_SEQS * (ATTN_READS + 1), ATTN_ENTRIES = 48 };
+enum {
+    ATTN_PREFIXES = 3,
+    ATTN_SEQS = 5,
+    ATTN_READS = 3,
+    ATTN_SEGMENTS = ATTN_SEQS * (ATTN_READS + 1),
+    ATTN_ENTRIES = 48
+};
 
 /* Rows from .. from+length of a prefix (1..ATTN_PREFIXES; 0: no more); length 0: up to its end. */
-typedef struct AttnRead { int32_t prefix, from, length; } AttnRead;
+typedef struct AttnRead {
+    int32_t prefix, from, length;
+} AttnRead;
 
 typedef struct AttnSeq {
     int32_t rows, keys; /* keys 0: as many as rows; more: earlier ones are in the pages already */

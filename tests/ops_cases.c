@@ -5,7 +5,9 @@
 
 /* ---- rows ---- */
 
-typedef struct Sizes { int64_t rows, in, out; } Sizes; /* what a case needs of them */
+typedef struct Sizes {
+    int64_t rows, in, out;
+} Sizes; /* what a case needs of them */
 
 static int32_t *below(int64_t n, int32_t bound, uint64_t seed) {
     int32_t *x = malloc(sizeof *x * (size_t)n + 1);
@@ -69,7 +71,8 @@ static void run_norm_back(OpsRig *r, const void *shape) {
     const Sizes *z = shape;
     int64_t rows = z->rows * z->in;
     Tensor x = NORMAL(r, r->act, 1, 2, z->rows, z->in, z->out), w = NORMAL(r, DT_BF16, 2, 1, z->out);
-    Tensor dy = NORMAL(r, r->act, 3, 1, z->rows, z->in, z->out), dx = NORMAL(r, r->act, 4, 1, z->rows, z->in, z->out);
+    Tensor dy = NORMAL(r, r->act, 3, 1, z->rows, z->in, z->out),
+           dx = NORMAL(r, r->act, 4, 1, z->rows, z->in, z->out);
     double *scale = malloc(sizeof *scale * (size_t)rows);
     assert_non_null(scale);
     for (int64_t i = 0; i < rows; i++) scale[i] = 0.4 + 0.01 * (double)(i % 20);
@@ -88,7 +91,8 @@ static void run_norm_back(OpsRig *r, const void *shape) {
 
 static void run_linear(OpsRig *r, const void *shape) {
     const Sizes *z = shape;
-    Tensor x = NORMAL(r, r->act, 1, 1 / sqrt((double)z->in), z->rows, z->in), w = NORMAL(r, DT_BF16, 2, 1, z->out, z->in);
+    Tensor x = NORMAL(r, r->act, 1, 1 / sqrt((double)z->in), z->rows, z->in),
+           w = NORMAL(r, DT_BF16, 2, 1, z->out, z->in);
     Tensor b = NORMAL(r, DT_BF16, 3, 1, z->out), y = BLANK(r, r->act, z->rows, z->out);
     Tensor sum = NORMAL(r, r->act, 4, 1, z->rows, z->out);
     ops_rig_linear(r, (LinearArgs){y, x, w, b, false});
@@ -99,7 +103,8 @@ static void run_linear(OpsRig *r, const void *shape) {
 
 static void run_linear_back(OpsRig *r, const void *shape) {
     const Sizes *z = shape;
-    Tensor dy = NORMAL(r, r->act, 1, 1 / sqrt((double)z->out), z->rows, z->out), w = NORMAL(r, DT_BF16, 2, 1, z->out, z->in);
+    Tensor dy = NORMAL(r, r->act, 1, 1 / sqrt((double)z->out), z->rows, z->out),
+           w = NORMAL(r, DT_BF16, 2, 1, z->out, z->in);
     Tensor dx = BLANK(r, r->act, z->rows, z->in), sum = NORMAL(r, r->act, 4, 1, z->rows, z->in);
     ops_rig_linear_back(r, (LinearBackArgs){dx, dy, w, false});
     ops_rig_take(r, "dx", COARSE, dx);
@@ -126,7 +131,8 @@ static void run_rope(OpsRig *r, const void *shape) {
 
 static void run_swiglu(OpsRig *r, const void *shape) {
     const Sizes *z = shape;
-    Tensor gate = NORMAL(r, r->act, 1, (double)z->out, z->rows, z->in), up = NORMAL(r, r->act, 2, 1, z->rows, z->in);
+    Tensor gate = NORMAL(r, r->act, 1, (double)z->out, z->rows, z->in),
+           up = NORMAL(r, r->act, 2, 1, z->rows, z->in);
     Tensor y = BLANK(r, r->act, z->rows, z->in);
     ops_rig_swiglu(r, (SwigluArgs){y, gate, up});
     ops_rig_take(r, "y", COARSE, y);
@@ -134,7 +140,8 @@ static void run_swiglu(OpsRig *r, const void *shape) {
 
 static void run_swiglu_back(OpsRig *r, const void *shape) {
     const Sizes *z = shape;
-    Tensor gate = NORMAL(r, r->act, 1, (double)z->out, z->rows, z->in), up = NORMAL(r, r->act, 2, 1, z->rows, z->in);
+    Tensor gate = NORMAL(r, r->act, 1, (double)z->out, z->rows, z->in),
+           up = NORMAL(r, r->act, 2, 1, z->rows, z->in);
     Tensor dy = NORMAL(r, r->act, 3, 1, z->rows, z->in);
     Tensor dgate = BLANK(r, r->act, z->rows, z->in), dup = BLANK(r, r->act, z->rows, z->in);
     ops_rig_swiglu_back(r, (SwigluBackArgs){dgate, dup, dy, gate, up});
@@ -158,7 +165,8 @@ static Tensor slots(OpsRig *r, int64_t rows) {
 
 static void run_page_store(OpsRig *r, const void *shape) {
     const Sizes *z = shape;
-    Tensor k = NORMAL(r, r->act, 1, 1, z->rows, z->in, z->out), v = NORMAL(r, r->act, 2, 1, z->rows, z->in, z->out);
+    Tensor k = NORMAL(r, r->act, 1, 1, z->rows, z->in, z->out),
+           v = NORMAL(r, r->act, 2, 1, z->rows, z->in, z->out);
     Tensor k_pool = NORMAL(r, r->act, 3, 1, 4, z->in, KV_PAGE, z->out);
     Tensor v_pool = NORMAL(r, r->act, 4, 1, 4, z->in, KV_PAGE, z->out), slot = slots(r, z->rows);
     ops_rig_page_store(r, (PageStoreArgs){k_pool, v_pool, k, v, slot});
@@ -186,12 +194,14 @@ static void run_attn(OpsRig *r, const void *shape) {
     ops_rig_take(r, "o", COARSE, o);
     ops_rig_take(r, "lse", FINE, lse);
     Tensor bare = BLANK(r, r->act, at.layout.T, at.q.dim[1], at.q.dim[2]);
-    ops_rig_attn(r, (AttnArgs){.o = bare, .q = at.q, .k = at.k, .v = at.v, .plan = at.plan, .scale = at.scale});
+    ops_rig_attn(r,
+                 (AttnArgs){.o = bare, .q = at.q, .k = at.k, .v = at.v, .plan = at.plan, .scale = at.scale});
     ops_rig_take(r, "o without lse", COARSE, bare);
     attention_close(&at, r);
 }
 
-/* o and lse of the reference on the same values: what goes back does not inherit an error of what came forward. */
+/* o and lse of the reference on the same values: what goes back does not inherit an error of what came
+ * forward. */
 static void forward_of_reference(OpsRig *r, const AttnShape *shape, Tensor *o, Tensor *lse) {
     OpsRig ref;
     Attention at;
@@ -201,7 +211,8 @@ static void forward_of_reference(OpsRig *r, const AttnShape *shape, Tensor *o, T
     attention_forward(&at, &ref, &right_o, &right_lse);
     double *x = ops_rig_read(&ref, right_o), *y = ops_rig_read(&ref, right_lse);
     *o = ops_rig_floats(r, r->act, x, right_o.ndim, right_o.dim);
-    for (int64_t i = 0; i < tensor_count(right_lse); i++) y[i] = (float)y[i]; /* on a grid of f32 in every run */
+    for (int64_t i = 0; i < tensor_count(right_lse); i++)
+        y[i] = (float)y[i]; /* on a grid of f32 in every run */
     DType grid = r->grid;
     r->grid = DT_F32;
     *lse = ops_rig_floats(r, r->real, y, right_lse.ndim, right_lse.dim);
@@ -219,7 +230,8 @@ static void run_attn_back(OpsRig *r, const void *shape) {
     int64_t G = at.shape->G, D = at.shape->D, own = at.own_pages, learned = at.learned_pages + 1;
     Tensor dq = BLANK(r, r->real, at.layout.T, at.q.dim[1], D);
     Tensor dk_own = BLANK(r, r->real, own, G, KV_PAGE, D), dv_own = BLANK(r, r->real, own, G, KV_PAGE, D);
-    Tensor dk = NORMAL(r, r->real, 5, 1, learned, G, KV_PAGE, D), dv = NORMAL(r, r->real, 6, 1, learned, G, KV_PAGE, D);
+    Tensor dk = NORMAL(r, r->real, 5, 1, learned, G, KV_PAGE, D),
+           dv = NORMAL(r, r->real, 6, 1, learned, G, KV_PAGE, D);
     AttnBackArgs a = {dq, dk_own, dv_own, dk, dv, at.d_o, o, lse, at.q, at.k, at.v, at.plan, at.scale};
     ops_rig_attn_back(r, a);
     a.dq = a.dk_own = a.dv_own = none; /* layer 0; the learned pages are added to once more */
@@ -259,14 +271,18 @@ static void run_distill(OpsRig *r, const void *shape) {
     int64_t N = first[z->rows];
     Tensor t_first = WHOLE(r, first, z->rows + 1), t_id = WHOLE(r, id, N), p = FLOATS(r, DT_F32, logprob, N);
     free(first), free(id), free(logprob);
-    Tensor loss = BLANK(r, r->real, z->rows), kl = BLANK(r, r->real, z->rows), best = BLANK(r, DT_I32, z->rows);
+    Tensor loss = BLANK(r, r->real, z->rows), kl = BLANK(r, r->real, z->rows),
+           best = BLANK(r, DT_I32, z->rows);
     Tensor logits = logits_of(r, z, 3);
     ops_rig_distill(r, (DistillArgs){loss, kl, best, logits, t_first, t_id, p, 0.25f, false});
     ops_rig_take(r, "loss", FINE, loss);
     ops_rig_take(r, "kl", FINE, kl);
     ops_rig_take(r, "best", SAME, best);
     ops_rig_take(r, "logits left alone", SAME, logits);
-    ops_rig_distill(r, (DistillArgs){.logits = logits, .first = t_first, .id = t_id, .logprob = p, .scale = 0.25f, .gradient = true});
+    ops_rig_distill(
+        r,
+        (DistillArgs){
+            .logits = logits, .first = t_first, .id = t_id, .logprob = p, .scale = 0.25f, .gradient = true});
     ops_rig_take(r, "gradient", FINE, logits);
 }
 
@@ -275,7 +291,8 @@ static void run_topk(OpsRig *r, const void *shape) {
     const Sizes *z = shape;
     double *x = malloc(sizeof(double) * (size_t)(z->rows * z->in));
     assert_non_null(x);
-    for (int64_t i = 0; i < z->rows * z->in; i++) x[i] = round(24 * (double)random_normal(1, 0, (uint64_t)i)) / 8;
+    for (int64_t i = 0; i < z->rows * z->in; i++)
+        x[i] = round(24 * (double)random_normal(1, 0, (uint64_t)i)) / 8;
     Tensor logits = FLOATS(r, r->real, x, z->rows, z->in);
     free(x);
     Tensor id = BLANK(r, DT_I32, z->rows, z->out), logprob = BLANK(r, r->real, z->rows, z->out);
@@ -309,13 +326,15 @@ static void run_sample(OpsRig *r, const void *shape) {
 
 /* ---- learning ---- */
 
-/* What a pool's rows hold beyond the rounded masters they should be; of rows that do not learn, what they hold. */
-static void take_pool(OpsRig *r, Tensor p, Tensor pool, const int32_t *page, const int32_t *from, const int32_t *to,
-                      DType keep) {
+/* What a pool's rows hold beyond the rounded masters they should be; of rows that do not learn, what they
+ * hold. */
+static void take_pool(OpsRig *r, Tensor p, Tensor pool, const int32_t *page, const int32_t *from,
+                      const int32_t *to, DType keep) {
     double *master = ops_rig_read(r, p), *x = ops_rig_read(r, pool);
     int64_t row_size = p.dim[4], block = p.dim[2] * KV_PAGE * row_size;
     for (int64_t i = 0; i < tensor_count(p); i++) {
-        int64_t n = i / block % p.dim[1], at = (i / block / p.dim[1] * pool.dim[1] + page[n]) * block + i % block;
+        int64_t n = i / block % p.dim[1],
+                at = (i / block / p.dim[1] * pool.dim[1] + page[n]) * block + i % block;
         bool to_bf16 = keep == DT_BF16 || pool.dtype == DT_BF16;
         double right = to_bf16 ? bf16_to_f32(f32_to_bf16((float)master[i])) : (float)master[i];
         int64_t row = i / row_size % KV_PAGE;
@@ -365,23 +384,65 @@ static const AttnShape shapes[] = {
     {"130 of a prefix, heads of 96", 2, 1, 96, {130}, {{.rows = 7, .read = {{1}}}}, 0},
     {"heads of 256, group 4", 1, 4, 256, {20}, {{.rows = 5, .read = {{1}}}}, 0},
     {"own rows over a page's border", 1, 2, 32, {0}, {{.rows = 70}}, 0},
-    {"three prefixes, mixed", 2, 2, 32, {65, 30, 64},
-     {{.rows = 3, .read = {{1}, {2}, {3}}}, {.rows = 8, .read = {{3}, {1}}}, {.rows = 2}, {.rows = 5, .read = {{2}}}}, 0},
-    {"prefixes without their first row, or parts of them", 1, 3, 32, {140, 40},
-     {{.rows = 6, .read = {{1, 1, 0}}}, {.rows = 3, .read = {{1}, {2, 1, 0}}}, {.rows = 4, .read = {{1, 66, 60}}}}, 0},
-    {"one prefix seen twice by a sequence", 1, 2, 64, {70, 10}, {{.rows = 3, .read = {{1}, {2}, {1}}}, {.rows = 2, .read = {{1}}}}, 0},
-    {"decoding: one row, many own keys", 2, 3, 64, {65},
-     {{.rows = 1, .keys = 130, .read = {{1}}}, {.rows = 1, .keys = 64, .read = {{1}}}, {.rows = 1, .keys = 1, .read = {{1}}},
-      {.rows = 1, .keys = 65}}, 0},
-    {"a later piece: rows behind own keys, from a later row", 1, 4, 32, {33},
-     {{.rows = 10, .keys = 75, .from = 3, .read = {{1}}}, {.rows = 4, .keys = 5, .from = 62}}, 0},
-    {"two pieces of a sequence in one batch", 1, 2, 32, {0, 12, 20},
-     {{.rows = 40, .read = {{3}}}, {.rows = 30, .keys = 70, .read = {{3}}, .with = 1}, {.rows = 2, .read = {{2}}}}, 0},
+    {"three prefixes, mixed",
+     2,
+     2,
+     32,
+     {65, 30, 64},
+     {{.rows = 3, .read = {{1}, {2}, {3}}},
+      {.rows = 8, .read = {{3}, {1}}},
+      {.rows = 2},
+      {.rows = 5, .read = {{2}}}},
+     0},
+    {"prefixes without their first row, or parts of them",
+     1,
+     3,
+     32,
+     {140, 40},
+     {{.rows = 6, .read = {{1, 1, 0}}},
+      {.rows = 3, .read = {{1}, {2, 1, 0}}},
+      {.rows = 4, .read = {{1, 66, 60}}}},
+     0},
+    {"one prefix seen twice by a sequence",
+     1,
+     2,
+     64,
+     {70, 10},
+     {{.rows = 3, .read = {{1}, {2}, {1}}}, {.rows = 2, .read = {{1}}}},
+     0},
+    {"decoding: one row, many own keys",
+     2,
+     3,
+     64,
+     {65},
+     {{.rows = 1, .keys = 130, .read = {{1}}},
+      {.rows = 1, .keys = 64, .read = {{1}}},
+      {.rows = 1, .keys = 1, .read = {{1}}},
+      {.rows = 1, .keys = 65}},
+     0},
+    {"a later piece: rows behind own keys, from a later row",
+     1,
+     4,
+     32,
+     {33},
+     {{.rows = 10, .keys = 75, .from = 3, .read = {{1}}}, {.rows = 4, .keys = 5, .from = 62}},
+     0},
+    {"two pieces of a sequence in one batch",
+     1,
+     2,
+     32,
+     {0, 12, 20},
+     {{.rows = 40, .read = {{3}}},
+      {.rows = 30, .keys = 70, .read = {{3}}, .with = 1},
+      {.rows = 2, .read = {{2}}}},
+     0},
     {"huge scores", 1, 2, 64, {70}, {{.rows = 12, .read = {{1}}}}, 100},
     {"a long prefix", 1, 2, 32, {1100}, {{.rows = 2, .read = {{1}}}, {.rows = 1, .read = {{1, 1, 0}}}}, 0},
 };
 #define ATTN(i, slack)                                                                                       \
-    {"attn", run_attn, &shapes[i], slack}, {"attn_back", run_attn_back, &shapes[i], 4 * (slack)}
+    {"attn", run_attn, &shapes[i], slack}, {                                                                 \
+        "attn_back", run_attn_back, &shapes[i], 4 * (slack)                                                  \
+    }
 
 const OpsCase ops_cases[] = {
     {"gather", run_gather, SIZES(13, 40, 0), 1},
@@ -414,8 +475,22 @@ const OpsCase ops_cases[] = {
     {"page_store, three heads of 96", run_page_store, SIZES(200, 3, 96), 1},
     {"page_load", run_page_load, SIZES(11, 1, 32), 1},
     {"page_load, three heads of 96", run_page_load, SIZES(200, 3, 96), 1},
-    ATTN(0, 8), ATTN(1, 4), ATTN(2, 4), ATTN(3, 4), ATTN(4, 4), ATTN(5, 4), ATTN(6, 4), ATTN(7, 4),
-    ATTN(8, 4), ATTN(9, 4), ATTN(10, 4), ATTN(11, 4), ATTN(12, 4), ATTN(13, 4), ATTN(14, 1000), ATTN(15, 8),
+    ATTN(0, 8),
+    ATTN(1, 4),
+    ATTN(2, 4),
+    ATTN(3, 4),
+    ATTN(4, 4),
+    ATTN(5, 4),
+    ATTN(6, 4),
+    ATTN(7, 4),
+    ATTN(8, 4),
+    ATTN(9, 4),
+    ATTN(10, 4),
+    ATTN(11, 4),
+    ATTN(12, 4),
+    ATTN(13, 4),
+    ATTN(14, 1000),
+    ATTN(15, 8),
     {"distill", run_distill, SIZES(6, 50, 4), 8},
     {"distill, one candidate", run_distill, SIZES(5, 1003, 1), 8},
     {"distill, a large vocabulary", run_distill, SIZES(9, 5003, 20), 8},
@@ -454,8 +529,9 @@ static void check_output(const OpsCase *c, const Output *got, const Output *righ
     assert_int_equal(got->n, right->n);
     for (int64_t i = 0; i < got->n; i++)
         if (!(fabs(got->x[i] - right->x[i]) <= within))
-            fail_msg("%s %s: %s in %s: %s[%lld] is %.9g, wanted %.9g within %.3g", c->name, detail(c), r->ops->name,
-                     dtype_name(r->act), got->name, (long long)i, got->x[i], right->x[i], within);
+            fail_msg("%s %s: %s in %s: %s[%lld] is %.9g, wanted %.9g within %.3g", c->name, detail(c),
+                     r->ops->name, dtype_name(r->act), got->name, (long long)i, got->x[i], right->x[i],
+                     within);
 }
 
 void ops_case_check(const OpsCase *c, const Ops *ops, DType act) {
@@ -487,39 +563,68 @@ void ops_case_repeat(const OpsCase *c, const Ops *ops, DType act) {
     }
     for (int32_t i = 0; i < r[0].outs; i++)
         if (memcmp(r[0].out[i].x, r[1].out[i].x, sizeof(double) * (size_t)r[0].out[i].n))
-            fail_msg("%s %s: %s: %s has other bits the second time", c->name, detail(c), ops->name, r[0].out[i].name);
+            fail_msg("%s %s: %s: %s has other bits the second time", c->name, detail(c), ops->name,
+                     r[0].out[i].name);
     ops_rig_close(&r[0]);
     ops_rig_close(&r[1]);
 }
 
 /* ---- broken layouts ---- */
 
-typedef struct Broken { const char *why; void (*make)(Attention *at); } Broken;
+typedef struct Broken {
+    const char *why;
+    void (*make)(Attention *at);
+} Broken;
 
-static void too_many_rows(Attention *at) { at->row[at->layout.S] = at->layout.T += 100; }
-static void rows_uncovered(Attention *at) { at->layout.T++; }
-static void empty_sequence(Attention *at) { at->row[1] = 0; }
-static void no_segment(Attention *at) { at->seg[1] = 0; }
-static void negative_from(Attention *at) { at->segment[0].from = -1; }
-static void empty_segment(Attention *at) { at->segment[0].length = 0; }
-static void segment_beyond(Attention *at) { at->segment[0].length += 64 * ATTN_ENTRIES; }
-static void own_too_short(Attention *at) { at->segment[at->seg[1] - 1].length = 1; }
-static void page_beyond(Attention *at) { at->page[0] = at->layout.pages; }
-static void page_negative(Attention *at) { at->page[1] = -1; }
-static void own_and_learned(Attention *at) { at->own_grad[at->page[0]] = 0; }
-static void pool_too_large(Attention *at) { at->layout.pages++; }
+static void too_many_rows(Attention *at) {
+    at->row[at->layout.S] = at->layout.T += 100;
+}
+static void rows_uncovered(Attention *at) {
+    at->layout.T++;
+}
+static void empty_sequence(Attention *at) {
+    at->row[1] = 0;
+}
+static void no_segment(Attention *at) {
+    at->seg[1] = 0;
+}
+static void negative_from(Attention *at) {
+    at->segment[0].from = -1;
+}
+static void empty_segment(Attention *at) {
+    at->segment[0].length = 0;
+}
+static void segment_beyond(Attention *at) {
+    at->segment[0].length += 64 * ATTN_ENTRIES;
+}
+static void own_too_short(Attention *at) {
+    at->segment[at->seg[1] - 1].length = 1;
+}
+static void page_beyond(Attention *at) {
+    at->page[0] = at->layout.pages;
+}
+static void page_negative(Attention *at) {
+    at->page[1] = -1;
+}
+static void own_and_learned(Attention *at) {
+    at->own_grad[at->page[0]] = 0;
+}
+static void pool_too_large(Attention *at) {
+    at->layout.pages++;
+}
 
 static const Broken broken[] = {
-    {"rows beyond the plan", too_many_rows}, {"rows that no sequence has", rows_uncovered},
-    {"a sequence without rows", empty_sequence}, {"a sequence without segments", no_segment},
+    {"rows beyond the plan", too_many_rows},          {"rows that no sequence has", rows_uncovered},
+    {"a sequence without rows", empty_sequence},      {"a sequence without segments", no_segment},
     {"a segment from a negative row", negative_from}, {"an empty segment", empty_segment},
     {"a segment beyond its entries", segment_beyond}, {"fewer own keys than rows", own_too_short},
-    {"a page beyond the pool", page_beyond}, {"a negative page", page_negative},
+    {"a page beyond the pool", page_beyond},          {"a negative page", page_negative},
     {"a page both own and learned", own_and_learned}, {"a pool larger than planned", pool_too_large},
 };
 
 void ops_layouts_spoil(const Ops *ops, DType act) {
-    static const AttnShape shape = {"", 1, 2, 32, {70}, {{.rows = 3, .read = {{1}}}, {.rows = 2, .read = {{1}}}}, 0};
+    static const AttnShape shape = {
+        "", 1, 2, 32, {70}, {{.rows = 3, .read = {{1}}}, {.rows = 2, .read = {{1}}}}, 0};
     for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
         OpsRig r;
         Attention at;

@@ -1,11 +1,10 @@
 /* ops_cases.h -- every operation on many shapes, and what it means for a backend to agree with the reference.
  *
- * A case runs one operation on fixed random inputs and keeps its outputs. The oracle is ops_ref in f64 on the same
- * values. With largest = the largest |oracle| of an output, or 0.1 where all is smaller (terms of about 1 cancelled):
- *   SAME     equal
- *   FINE     within slack * 4e-7 * largest (a few f32 roundings; long sums have more slack)
- *   COARSE   the same, unless activations are bf16. Then rounding the oracle itself to bf16 makes some error e, and
- *            2 e + 1e-6 largest is allowed. */
+ * A case runs one operation on fixed random inputs and keeps its outputs. The oracle is ops_ref in f64 on the
+ * same values. With largest = the largest |oracle| of an output, or 0.1 where all is smaller (terms of about
+ * 1 cancelled): SAME     equal FINE     within slack * 4e-7 * largest (a few f32 roundings; long sums have
+ * more slack) COARSE   the same, unless activations are bf16. Then rounding the oracle itself to bf16 makes
+ * some error e, and 2 e + 1e-6 largest is allowed. */
 #ifndef TESTS_OPS_CASES_H
 #define TESTS_OPS_CASES_H
 

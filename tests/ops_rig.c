@@ -126,11 +126,21 @@ enum { WAYS = 5 };
 static bool spoiled(Tensor *t, const Operation *op, int32_t i, int way) {
     unsigned known_here = op->free_dims >> 2 * i & 3;
     switch (way) {
-    case 0: t->data = NULL; return !(op->absent >> i & 1);
-    case 1: t->dtype = t->dtype == DT_I32 ? DT_F32 : DT_I32; return true;
-    case 2: t->ndim--; return t->ndim > 0;
-    case 3: t->dim[0]++; return !(known_here & 1);
-    default: t->dim[t->ndim - 1]++; return !(known_here & 2);
+    case 0:
+        t->data = NULL;
+        return !(op->absent >> i & 1);
+    case 1:
+        t->dtype = t->dtype == DT_I32 ? DT_F32 : DT_I32;
+        return true;
+    case 2:
+        t->ndim--;
+        return t->ndim > 0;
+    case 3:
+        t->dim[0]++;
+        return !(known_here & 1);
+    default:
+        t->dim[t->ndim - 1]++;
+        return !(known_here & 2);
     }
 }
 
@@ -144,7 +154,8 @@ static uint8_t **snapshot(OpsRig *r) {
 static void compare_and_free(OpsRig *r, uint8_t **before, const char *what) {
     uint8_t **after = snapshot(r);
     for (int32_t b = 0; b < r->blocks; b++) {
-        if (memcmp(before[b], after[b], r->block[b].bytes)) fail_msg("%s: a refused call wrote something", what);
+        if (memcmp(before[b], after[b], r->block[b].bytes))
+            fail_msg("%s: a refused call wrote something", what);
         free(before[b]), free(after[b]);
     }
     free(before), free(after);
@@ -161,7 +172,8 @@ static void spoil_each(OpsRig *r, const Operation *op, const void *args, size_t 
             memcpy(bad, args, size);
             memcpy(bad + sizeof t * (size_t)i, &t, sizeof t);
             Status st = op->call(r, bad);
-            if (st != ST_ARG) fail_msg("%s: argument %d spoiled in way %d gave: %s", op->name, i, way, status_text(st));
+            if (st != ST_ARG)
+                fail_msg("%s: argument %d spoiled in way %d gave: %s", op->name, i, way, status_text(st));
             assert_says(op->name);
         }
     compare_and_free(r, before, op->name);

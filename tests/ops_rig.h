@@ -1,16 +1,18 @@
-/* ops_rig.h -- runs single operations of any table, on a device or not: tensors whose memory the table opened, values
- * from a seed, outputs as doubles.
+/* ops_rig.h -- runs single operations of any table, on a device or not: tensors whose memory the table
+ * opened, values from a seed, outputs as doubles.
  *
- * Every tensor starts as NaN and has NaN behind its end, so an output that was not written, an input that was read too
- * far and an "overwritten" output that was added to all show; what was written behind the end is found at the close. */
+ * Every tensor starts as NaN and has NaN behind its end, so an output that was not written, an input that was
+ * read too far and an "overwritten" output that was added to all show; what was written behind the end is
+ * found at the close. */
 #ifndef TESTS_OPS_RIG_H
 #define TESTS_OPS_RIG_H
 
 #include "kernels/ops.h"
 #include "tests/test.h"
 
-/* Every operation on tensors, the number of its tensors, which of them may be absent (bits), and which dimensions of
- * which tensors only that tensor knows (pairs of bits: first dimension, last one), so that no check can miss them. */
+/* Every operation on tensors, the number of its tensors, which of them may be absent (bits), and which
+ * dimensions of which tensors only that tensor knows (pairs of bits: first dimension, last one), so that no
+ * check can miss them. */
 #define OPS_RIG_OPERATIONS(X)                                                                                \
     X(gather, GatherArgs, 3, 0, OPS_RIG_FIRST(1))                                                            \
     X(scatter, ScatterArgs, 3, 0, OPS_RIG_FIRST(0))                                                          \
@@ -34,10 +36,16 @@
 #define OPS_RIG_FIRST(tensor) (1u << 2 * (tensor))
 #define OPS_RIG_LAST(tensor)  (2u << 2 * (tensor))
 
-/* How near an output has to come: equal; as near as f32 computes; as near as the activations' type can say it. */
+/* How near an output has to come: equal; as near as f32 computes; as near as the activations' type can say
+ * it. */
 typedef enum Nearness { SAME, FINE, COARSE } Nearness;
 
-typedef struct Output { const char *name; Nearness nearness; int64_t n; double *x; } Output;
+typedef struct Output {
+    const char *name;
+    Nearness nearness;
+    int64_t n;
+    double *x;
+} Output;
 
 enum { OPS_RIG_BLOCKS = 64, OPS_RIG_OUTPUTS = 24 };
 
@@ -48,7 +56,10 @@ typedef struct OpsRig {
     DType grid; /* all float inputs are rounded to it: runs in several types see the same values */
     bool spoil; /* run each operation with every argument spoiled first: it must refuse and write nothing */
     Stream *stream;
-    struct { void *data; size_t bytes; } block[OPS_RIG_BLOCKS];
+    struct {
+        void *data;
+        size_t bytes;
+    } block[OPS_RIG_BLOCKS];
     int32_t blocks;
     Output out[OPS_RIG_OUTPUTS];
     int32_t outs;
@@ -58,10 +69,11 @@ void ops_rig_open(OpsRig *r, const Ops *ops, DType act, DType grid);
 void ops_rig_close(OpsRig *r); /* with its tensors and outputs */
 
 /* ---- tensors, by type and shape: BLANK(r, DT_F32, rows, width) ---- */
-#define BLANK(r, type, ...)                ops_rig_blank((r), (type), TENSOR_SHAPE(__VA_ARGS__))
-#define NORMAL(r, type, seed, scale, ...)  ops_rig_normal((r), (type), (seed), (scale), TENSOR_SHAPE(__VA_ARGS__))
-#define FLOATS(r, type, values, ...)       ops_rig_floats((r), (type), (values), TENSOR_SHAPE(__VA_ARGS__))
-#define WHOLE(r, values, ...)              ops_rig_whole((r), (values), TENSOR_SHAPE(__VA_ARGS__))
+#define BLANK(r, type, ...) ops_rig_blank((r), (type), TENSOR_SHAPE(__VA_ARGS__))
+#define NORMAL(r, type, seed, scale, ...)                                                                    \
+    ops_rig_normal((r), (type), (seed), (scale), TENSOR_SHAPE(__VA_ARGS__))
+#define FLOATS(r, type, values, ...) ops_rig_floats((r), (type), (values), TENSOR_SHAPE(__VA_ARGS__))
+#define WHOLE(r, values, ...)        ops_rig_whole((r), (values), TENSOR_SHAPE(__VA_ARGS__))
 Tensor ops_rig_blank(OpsRig *r, DType type, int32_t ndim, const int64_t *dim);
 Tensor ops_rig_normal(OpsRig *r, DType type, uint64_t seed, double scale, int32_t ndim, const int64_t *dim);
 Tensor ops_rig_floats(OpsRig *r, DType type, const double *values, int32_t ndim, const int64_t *dim);

@@ -1,9 +1,13 @@
-/* test_ops.c -- every table of operations keeps the contract of ops.h: ops_cases is walked for each of them. What the
- * definition itself must satisfy stands in test_grad.c. */
+/* test_ops.c -- every table of operations keeps the contract of ops.h: ops_cases is walked for each of them.
+ * What the definition itself must satisfy stands in test_grad.c. */
 #include "kernels/cpu.h"
 #include "tests/ops_cases.h"
 
-typedef struct Backend { const char *name; const Ops *ops; DType act; } Backend;
+typedef struct Backend {
+    const char *name;
+    const Ops *ops;
+    DType act;
+} Backend;
 
 static Backend backends[] = {
     {"ref f32", &ops_ref, DT_F32},
@@ -52,8 +56,8 @@ static void test_memory(void **state) {
 int main(void) {
     enum { KINDS = 4 };
     void (*const kinds[KINDS])(void **) = {test_agrees, test_refuses, test_repeats, test_memory};
-    const char *const names[KINDS] = {"agrees with the reference", "refuses spoiled arguments", "repeats its bits",
-                                      "reports missing memory"};
+    const char *const names[KINDS] = {"agrees with the reference", "refuses spoiled arguments",
+                                      "repeats its bits", "reports missing memory"};
     struct CMUnitTest tests[BACKENDS * KINDS];
     static char title[BACKENDS * KINDS][64];
     for (int i = 0; i < BACKENDS * KINDS; i++) {
