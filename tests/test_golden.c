@@ -1,13 +1,13 @@
-/* test_golden.c -- what a published implementation computes, computed again: states of every layer, logits, the loss and
- * its gradient for two-layer models of each family, and a real checkpoint where models/ has it. tests/golden/README.md
- * says what the files hold and how they were made.
+/* test_golden.c -- what a published implementation computes, computed again: states of every layer, logits,
+ * the loss and its gradient for two-layer models of each family, and a real checkpoint where models/ has it.
+ * tests/golden/README.md says what the files hold and how they were made.
  *
- * Epsilons are fractions of the largest number compared. The golden numbers are f64, but for the mean inside a norm and
- * the frequencies of the rotation, which transformers computes in f32 with another rounding than ours: 1 in 2^23, times
- * up to 100 positions in the fast pairs. On our side a state has been through some twenty f32 roundings of 1 in 2^24 and
- * sums of up to 200 terms. Hence 3e-6 for what flows forward (seen: 5e-7 with the reference in f64, 9e-7 on the CPU).
- * Gradients go the way twice and are differences of larger terms: 2e-5 (seen: 3e-6, 4e-6). That the epsilons notice
- * small mistakes is a test of its own. */
+ * Epsilons are fractions of the largest number compared. The golden numbers are f64, but for the mean inside
+ * a norm and the frequencies of the rotation, which transformers computes in f32 with another rounding than
+ * ours: 1 in 2^23, times up to 100 positions in the fast pairs. On our side a state has been through some
+ * twenty f32 roundings of 1 in 2^24 and sums of up to 200 terms. Hence 3e-6 for what flows forward (seen:
+ * 5e-7 with the reference in f64, 9e-7 on the CPU). Gradients go the way twice and are differences of larger
+ * terms: 2e-5 (seen: 3e-6, 4e-6). That the epsilons notice small mistakes is a test of its own. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -101,7 +101,13 @@ static void test_states_of_every_layer(void **state) {
 
 /* ---- the gradient of a prefix ---- */
 
-typedef struct Lesson { Rig rig; SafeFile *golden; Prefix *prefix; Talk talk[2]; KvGrad grad; } Lesson;
+typedef struct Lesson {
+    Rig rig;
+    SafeFile *golden;
+    Prefix *prefix;
+    Talk talk[2];
+    KvGrad grad;
+} Lesson;
 
 static void open_lesson(Lesson *l, const Case *c) {
     open_model(&l->rig, c);
@@ -153,8 +159,10 @@ static double *gradient_rows(const Lesson *l, int32_t slice) {
     assert_non_null(out);
     for (int64_t g = 0; g < G; g++)
         for (int64_t row = 0; row < PREFIX_ROWS; row++) {
-            int64_t page = slice * GRAD_PAGES + row / KV_PAGE, from = ((page * G + g) * KV_PAGE + row % KV_PAGE) * D;
-            tensor_convert(tensor_of(out, DT_F64, G * PREFIX_ROWS * D), (g * PREFIX_ROWS + row) * D, l->grad.all, from, D);
+            int64_t page = slice * GRAD_PAGES + row / KV_PAGE,
+                    from = ((page * G + g) * KV_PAGE + row % KV_PAGE) * D;
+            tensor_convert(tensor_of(out, DT_F64, G * PREFIX_ROWS * D), (g * PREFIX_ROWS + row) * D,
+                           l->grad.all, from, D);
         }
     return out;
 }
@@ -170,7 +178,8 @@ static void test_gradient_of_a_prefix(void **state) {
         char what[48];
         snprintf(what, sizeof what, "gradient of the %s of layer %d", i % 2 ? "values" : "keys", i / 2);
         double *got = gradient_rows(&l, i);
-        assert_golden(got, golden(l.golden, "gradient.%d.%s", i / 2, i % 2 ? "value" : "key"), GRADIENT_EPSILON, c, what);
+        assert_golden(got, golden(l.golden, "gradient.%d.%s", i / 2, i % 2 ? "value" : "key"),
+                      GRADIENT_EPSILON, c, what);
         free(got);
     }
     close_lesson(&l);
@@ -192,7 +201,8 @@ static double distance(const double *got, Tensor want) {
 /* Each changes the model a little; its memory is the host's. */
 static void turn_slower(Model *m) { /* as if rope_theta were 1 percent larger */
     float *freq = m->rope_freq.data;
-    for (int32_t i = 0; i < m->cfg.head_dim / 2; i++) freq[i] *= powf(1.01f, -2.0f * (float)i / (float)m->cfg.head_dim);
+    for (int32_t i = 0; i < m->cfg.head_dim / 2; i++)
+        freq[i] *= powf(1.01f, -2.0f * (float)i / (float)m->cfg.head_dim);
 }
 
 static void scale_attention(Model *m) {
@@ -220,7 +230,8 @@ static void test_small_mistakes_show(void **state) {
         mistake[i](r.model);
         double *logits = rig_ask(&r, &(Talk){NULL, 0, text.data, (int32_t)text.dim[0], 0}, 1);
         double off = distance(logits, golden(f, "logits"));
-        if (off < 5 * EPSILON) fail_msg("%s: a wrong %s moves the logits by only %.1e", c->family, name[i], off);
+        if (off < 5 * EPSILON)
+            fail_msg("%s: a wrong %s moves the logits by only %.1e", c->family, name[i], off);
         free(logits);
         safe_close(f);
         rig_close(&r);
@@ -237,7 +248,8 @@ static void test_small_mistakes_show_in_the_gradient(void **state) {
     for (int32_t i = 0; i < 2 * l.rig.model->cfg.layers; i++) {
         double *got = gradient_rows(&l, i);
         double off = distance(got, golden(l.golden, "gradient.%d.%s", i / 2, i % 2 ? "value" : "key"));
-        if (off < 10 * GRADIENT_EPSILON) fail_msg("%s: a shift moves gradient %d by only %.1e", c->family, i, off);
+        if (off < 10 * GRADIENT_EPSILON)
+            fail_msg("%s: a shift moves gradient %d by only %.1e", c->family, i, off);
         free(got);
     }
     close_lesson(&l);
@@ -247,8 +259,8 @@ static void test_small_mistakes_show_in_the_gradient(void **state) {
 
 enum { PROMPTS = 3, TOP = 20, GREEDY = 32, TOKENS_MAX = RIG_ROWS };
 
-/* Log-probabilities are compared as they are, in nats: thirty layers of f32 against f64. Seen: 1.7e-5; transformers' own
- * f32 is 5.7e-5 from its f64. */
+/* Log-probabilities are compared as they are, in nats: thirty layers of f32 against f64. Seen: 1.7e-5;
+ * transformers' own f32 is 5.7e-5 from its f64. */
 static const double LOGPROB_EPSILON = 1e-4;
 
 /* prompt, then all but the last of what followed greedily: each position answers for the next token. */
@@ -269,12 +281,14 @@ static double log_sum_exp(const double *logits, int64_t V) {
 }
 
 /* The golden candidates have their probabilities, and no other token is likelier than the last of them. */
-static void check_position(const double *logits, int64_t V, const int32_t *id, const float *logprob, int32_t at) {
+static void check_position(const double *logits, int64_t V, const int32_t *id, const float *logprob,
+                           int32_t at) {
     double lse = log_sum_exp(logits, V);
     for (int j = 0; j < TOP; j++) {
         double got = logits[id[j]] - lse;
         if (!(fabs(got - logprob[j]) <= LOGPROB_EPSILON))
-            fail_msg("position %d, candidate %d: token %d has %.7g, wanted %.7g", at, j, id[j], got, (double)logprob[j]);
+            fail_msg("position %d, candidate %d: token %d has %.7g, wanted %.7g", at, j, id[j], got,
+                     (double)logprob[j]);
     }
     int32_t likelier = 0;
     for (int64_t v = 0; v < V; v++) likelier += logits[v] - lse > logprob[TOP - 1] + LOGPROB_EPSILON;
@@ -298,7 +312,8 @@ static void check_greedy(const double *logits, int64_t V, const SafeFile *f, int
 static void test_smollm2(void **state) {
     (void)state;
     if (!file_exists(SMOLLM2 "/config.json")) {
-        print_message("models/smollm2-135m-instruct is not there (tools/get-model smollm2-135m-instruct makes it)\n");
+        print_message(
+            "models/smollm2-135m-instruct is not there (tools/get-model smollm2-135m-instruct makes it)\n");
         skip();
     }
     Rig r;
@@ -324,14 +339,17 @@ int main(void) {
     static struct CMUnitTest tests[4 * CASES + 1];
     int n = 0;
     for (int i = 0; i < CASES; i++) {
-        tests[n++] = (struct CMUnitTest){"states_of_every_layer", test_states_of_every_layer, NULL, NULL, &cases[i]};
-        tests[n++] = (struct CMUnitTest){"gradient_of_a_prefix", test_gradient_of_a_prefix, NULL, NULL, &cases[i]};
+        tests[n++] =
+            (struct CMUnitTest){"states_of_every_layer", test_states_of_every_layer, NULL, NULL, &cases[i]};
+        tests[n++] =
+            (struct CMUnitTest){"gradient_of_a_prefix", test_gradient_of_a_prefix, NULL, NULL, &cases[i]};
     }
     for (int i = 0; i < CASES; i++) {
         if (cases[i].act != DT_F64) continue;
-        tests[n++] = (struct CMUnitTest){"small_mistakes_show", test_small_mistakes_show, NULL, NULL, &cases[i]};
-        tests[n++] = (struct CMUnitTest){"small_mistakes_show_in_the_gradient", test_small_mistakes_show_in_the_gradient,
-                                         NULL, NULL, &cases[i]};
+        tests[n++] =
+            (struct CMUnitTest){"small_mistakes_show", test_small_mistakes_show, NULL, NULL, &cases[i]};
+        tests[n++] = (struct CMUnitTest){"small_mistakes_show_in_the_gradient",
+                                         test_small_mistakes_show_in_the_gradient, NULL, NULL, &cases[i]};
     }
     tests[n++] = (struct CMUnitTest){"smollm2", test_smollm2, NULL, NULL, NULL};
     return _cmocka_run_group_tests("golden", tests, (size_t)n, NULL, NULL);
