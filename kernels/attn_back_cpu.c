@@ -144,14 +144,28 @@ static void add_dq(const CpuPlan *p, const AttnBackArgs *a, const Pass *at, cons
         }
 }
 
-/* delta = rowsum(dO o), and dq = 0. */
-static void start_row(const CpuPlan *p, const AttnBackArgs *a, int64_t th) {
-    int64_t D = p->limits.head_dim;
-    const float *d_o = (const float *)a->d_o.data + th * D, *o = (const float *)a->o.data + th * D;
+/* a.b of eight rows side by side, or with ld 0 of one row in every lane. The products are added in the order
+ * in which matmul adds those of dP: where a row sees one key only, o is v, and dP - delta is zero to the last
+ * bit. */
+static F8 eight_dots(const float *a, const float *b, int64_t ld, int64_t D) {
     F8 sum = f8_all(0);
-    for (int64_t d = 0; d < D; d += 8) sum = f8_fma(f8_load(d_o + d), f8_load(o + d), sum);
-    p->row_sum[th] = f8_sum(sum);
-    if (a->dq.data) memset((float *)a->dq.data + th * D, 0, sizeof(float) * (size_t)D);
+    float at[64], bt[64];
+    for (int64_t d = 0; d < D; d += 8) {
+        transpose8(at, 8, a + d, ld, 1);
+        transpose8(bt, 8, b + d, ld, 1);
+        for (int i = 0; i < 8; i++) sum = f8_fma(f8_load(at + 8 * i), f8_load(bt + 8 * i), sum);
+    }
+    return sum;
+}
+
+/* delta = rowsum(dO o), and dq = 0, for rows first .. first + n, n <= 8. */
+static void start_rows(const CpuPlan *p, const AttnBackArgs *a, int64_t first, int64_t n) {
+    int64_t D = p->limits.head_dim;
+    const float *d_o = (const float *)a->d_o.data + first * D, *o = (const float *)a->o.data + first * D;
+    if (n == 8) f8_store(p->row_sum + first, eight_dots(d_o, o, D, D));
+    for (int64_t i = 0; n < 8 && i < n; i++)
+        p->row_sum[first + i] = eight_dots(d_o + i * D, o + i * D, 0, D)[0];
+    if (a->dq.data) memset((float *)a->dq.data + first * D, 0, sizeof(float) * (size_t)(n * D));
 }
 
 static void clear_own(const CpuPlan *p, const AttnBackArgs *a) {
@@ -184,7 +198,7 @@ Status CPU(attn_back)(Stream *s, const AttnBackArgs *a) {
     int64_t rows = (int64_t)p->T * p->limits.heads;
     clear_own(p, a);
 #pragma omp parallel for if (cpu_many(p->products))
-    for (int64_t th = 0; th < rows; th++) start_row(p, a, th);
+    for (int64_t th = 0; th < rows; th += 8) start_rows(p, a, th, rows - th < 8 ? rows - th : 8);
     const Split parts = {true, false, p->limits.kv_heads}, whole = {false, true, 1};
     for (Pass at = {0}; pass_next(p, &at);) {
         int64_t tasks = pass_tasks(p, &at, parts);
