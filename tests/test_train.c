@@ -219,6 +219,8 @@ static void test_rates(void **state) {
     assert_close(schedule_rate(&o, 2, 9, 25), 2 * (0.1 + 0.9 * 0.75), 1e-12);
     o.warmup = 0;
     assert_close(schedule_rate(&o, 2, 0, 1), 2, 1e-12); /* one step only */
+    o.warmup = 100;
+    assert_close(schedule_rate(&o, 2, 3, 8), 2, 1e-12); /* half of the run at most */
 }
 
 /* ---- visits ---- */
@@ -261,25 +263,31 @@ static void test_visits_every_conversation_once_an_epoch(void **state) {
     dataset_close(d);
 }
 
-/* A step ends with the conversation that reaches its tokens, and the steps cover the run. */
+/* A step ends with the conversation that reaches its tokens, and the steps cover the run. The last one may be half as
+ * large, or half as large again. */
 static void test_steps_reach_their_tokens(void **state) {
     World *w = *state;
     Dataset *d = make_data(w, "visits", 100, 2);
     TrainerOptions o = options();
-    Visits v;
-    open_visits(&v, d, w, &o);
-    int64_t at = 0, steps = 0;
-    while (at < v.total) {
-        VisitStep s = visits_step(&v, at);
-        int64_t last = v.size[visits_at(&v, at + s.visits - 1)].supervised;
-        assert_true(s.supervised >= o.step_tokens || at + s.visits == v.total);
-        assert_true(s.supervised - last < o.step_tokens);
-        at += s.visits;
-        steps++;
+    int32_t longer = 0, shorter = 0;
+    for (o.step_tokens = 40; o.step_tokens < 100; o.step_tokens += 3) {
+        Visits v;
+        int64_t at = 0, steps = 0;
+        open_visits(&v, d, w, &o);
+        for (; at < v.total; steps++) {
+            VisitStep s = visits_step(&v, at);
+            int64_t last = v.size[visits_at(&v, at + s.visits - 1)].supervised, most = s.supervised - last;
+            at += s.visits;
+            bool ends = at == v.total;
+            assert_true(s.supervised >= (ends ? (o.step_tokens + 1) / 2 : o.step_tokens));
+            assert_true(most < (ends ? o.step_tokens + last + (o.step_tokens + 1) / 2 : o.step_tokens));
+            longer += ends && most >= o.step_tokens;
+            shorter += ends && s.supervised < o.step_tokens;
+        }
+        assert_int_equal(steps, v.steps);
+        visits_close(&v);
     }
-    assert_int_equal(steps, v.steps);
-    assert_true(steps > 5);
-    visits_close(&v);
+    assert_true(longer > 2 && shorter > 2);
     dataset_close(d);
 }
 
@@ -457,6 +465,7 @@ static void test_only_rows_that_may_learn_move(void **state) {
     World *w = *state;
     Dataset *d = make_data(w, "frozen", 24, 5);
     TrainerOptions o = options();
+    o.steps = 3;
     int64_t G = w->m->cfg.kv_heads, D = w->m->cfg.head_dim, n = G * ROWS * D;
     float *before = malloc(sizeof *before * 2 * (size_t)n), *after = malloc(sizeof *after * 2 * (size_t)n);
     Rig r;

@@ -20,8 +20,9 @@ static double remaining(int64_t step, int64_t warmup, int64_t steps) {
 
 double schedule_rate(const TrainerOptions *o, double peak, int64_t step, int64_t steps) {
     const double pi = 3.14159265358979323846;
-    if (step < o->warmup) return peak * (double)(step + 1) / (double)o->warmup;
-    double left = remaining(step, o->warmup, steps), share = 1;
+    int64_t warmup = o->warmup < steps / 2 ? o->warmup : steps / 2;
+    if (step < warmup) return peak * (double)(step + 1) / (double)warmup;
+    double left = remaining(step, warmup, steps), share = 1;
     if (o->schedule == SCHEDULE_LINEAR) share = left;
     if (o->schedule == SCHEDULE_COSINE) share = 0.5 - 0.5 * cos(pi * left);
     return peak * (o->lr_end + (1 - o->lr_end) * share);

@@ -20,13 +20,14 @@ typedef enum Schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE } Sc
 
 typedef struct TrainerOptions {
     int32_t rows_max;     /* rows of one micro-batch; a longer conversation is ST_ARG naming it: answers are never cut */
-    int32_t step_tokens;  /* supervised tokens of a step, over all ranks: conversations are added until it is reached */
+    int32_t step_tokens;  /* supervised tokens of a step, over all ranks: conversations are added until it is reached;
+                           * what would be less than half a step at the end of the run joins the last one */
     double epochs;        /* passes over the training conversations; steps wins when > 0 */
     int64_t steps;
     double lr;            /* 0: 2e-2 * sqrt(step's supervised tokens / 65536) */
     Schedule schedule;    /* to lr_end * lr */
     double lr_end;
-    int64_t warmup;       /* steps; the first step is already warmed: lr * 1/warmup */
+    int64_t warmup;       /* steps, at most half of the run; the first step is already warmed: lr * 1/warmup */
     double beta1, beta2, eps, clip; /* clip: largest gradient norm, 0: none */
     int32_t spread;       /* a conversation starts 0..spread positions later than it must, drawn per visit */
     uint64_t seed;        /* order, spread, held-out choice */

@@ -126,15 +126,25 @@ int32_t visits_shift(const Visits *v, int64_t visit) {
     return (int32_t)random_below(v->seed, stream, place, (uint64_t)v->spread + 1);
 }
 
+/* Grows the step, visit by visit, until it has so many supervised tokens or the run ends. */
+static void grow(Visits *v, int64_t visit, int64_t tokens, VisitStep *step) {
+    while (visit + step->visits < v->total && step->supervised < tokens) {
+        const VisitSize *size = &v->size[visits_at(v, visit + step->visits)];
+        step->visits++;
+        step->rows += size->rows;
+        step->supervised += size->supervised;
+    }
+}
+
+/* Adam's update is as large for a step of five conversations as for one of a hundred: what is left at the end of a
+ * run and makes less than half a step joins the last one. */
 VisitStep visits_step(Visits *v, int64_t visit) {
     VisitStep step = {0};
-    while (visit + step.visits < v->total && step.supervised < v->step_tokens) {
-        const VisitSize *size = &v->size[visits_at(v, visit + step.visits)];
-        step.visits++;
-        step.rows += size->rows;
-        step.supervised += size->supervised;
-    }
-    return step;
+    grow(v, visit, v->step_tokens, &step);
+    int64_t half = (v->step_tokens + 1) / 2;
+    VisitStep further = step;
+    grow(v, visit, step.supervised + half, &further);
+    return further.supervised < step.supervised + half ? further : step;
 }
 
 /* How many steps, either asked for or what the epochs come to. */
