@@ -473,12 +473,15 @@ static void test_identity_of_a_capture(void **state) {
     int32_t token[12];
     rig_tokens(&other, token, 12, 1);
     Prefix *a = rig_capture(&r, NULL, 0, token, 4), *b = rig_capture(&r, NULL, 0, token + 4, 4);
-    Prefix *ab[] = {a, b}, *ba[] = {b, a};
+    Prefix further = *a; /* the same rows, but what follows starts later */
+    further.pos_end += 5;
+    Prefix *ab[] = {a, b}, *ba[] = {b, a}, *aa[] = {a, a}, *moved = &further;
     Digest d[] = {
         capture_identity(r.model, NULL, 0, token, 12),          capture_identity(r.model, NULL, 0, token, 11),
         capture_identity(r.model, NULL, 0, token + 1, 11),      capture_identity(other.model, NULL, 0, token, 12),
         capture_identity(r.model, list(&a), 1, token, 12),      capture_identity(r.model, list(&b), 1, token, 12),
         capture_identity(r.model, list(ab), 2, token, 12),      capture_identity(r.model, list(ba), 2, token, 12),
+        capture_identity(r.model, list(aa), 2, token, 12),      capture_identity(r.model, list(&moved), 1, token, 12),
     };
     int n = sizeof d / sizeof d[0];
     for (int i = 0; i < n; i++)
