@@ -12,12 +12,18 @@ enum { RIG_SEGMENTS = 24, RIG_ENTRIES = 64, MODEL_SEED = 11 };
 static void open_around(Rig *r, DType act, bool training) {
     const Ops *ops = r->model->ops;
     ModelConfig c = r->model->cfg;
-    BatchLimits batch = {.rows = RIG_ROWS, .seqs = RIG_SEQS, .segments = RIG_SEGMENTS, .entries = RIG_ENTRIES};
-    ActsLimits acts = {.rows = RIG_ROWS, .logits = RIG_LOGITS, .candidates = c.vocab, .seqs = RIG_SEQS,
-                       .training = training, .act = act};
+    BatchLimits batch = {
+        .rows = RIG_ROWS, .seqs = RIG_SEQS, .segments = RIG_SEGMENTS, .entries = RIG_ENTRIES};
+    ActsLimits acts = {.rows = RIG_ROWS,
+                       .logits = RIG_LOGITS,
+                       .candidates = c.vocab,
+                       .seqs = RIG_SEQS,
+                       .training = training,
+                       .act = act};
     assert_ok(pool_open(&r->pool, &c, ops, act, RIG_PAGES));
     int32_t width = c.width > c.ffn ? c.width : c.ffn, heads = c.heads * c.head_dim;
-    assert_ok(ops->stream_open(&r->stream, &(StreamLimits){RIG_ROWS, width > heads ? width : heads, c.vocab}));
+    assert_ok(
+        ops->stream_open(&r->stream, &(StreamLimits){RIG_ROWS, width > heads ? width : heads, c.vocab}));
     assert_ok(batch_open(&r->batch, r->model, r->pool, &batch, training));
     assert_ok(acts_open(&r->acts, r->model, &acts));
     r->tools = (CaptureTools){r->model, r->pool, r->batch, r->acts, r->stream};
@@ -132,6 +138,6 @@ void assert_close(const double *a, const double *b, int64_t n, double epsilon, c
     assert_true(n > 0 && isfinite(largest));
     for (int64_t i = 0; i < n; i++)
         if (!(fabs(a[i] - b[i]) <= epsilon * largest))
-            fail_msg("%s: element %lld of %lld is %.17g, wanted %.17g within %g", what, (long long)i, (long long)n, a[i], b[i],
-                     epsilon * largest);
+            fail_msg("%s: element %lld of %lld is %.17g, wanted %.17g within %g", what, (long long)i,
+                     (long long)n, a[i], b[i], epsilon * largest);
 }

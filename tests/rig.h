@@ -1,4 +1,5 @@
-/* rig.h -- a tiny model with everything a pass needs, for tests of the transformer: sequences go in, logits come out. */
+/* rig.h -- a tiny model with everything a pass needs, for tests of the transformer: sequences go in, logits
+ * come out. */
 #ifndef TESTS_RIG_H
 #define TESTS_RIG_H
 

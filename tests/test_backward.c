@@ -1,5 +1,6 @@
-/* test_backward.c -- the loss and the way back to the cartridge. The oracle is the forward pass itself: in f64, moving a
- * cartridge's rows by a little must change the loss as the gradient says; and gradients of batches must add up. */
+/* test_backward.c -- the loss and the way back to the cartridge. The oracle is the forward pass itself: in
+ * f64, moving a cartridge's rows by a little must change the loss as the gradient says; and gradients of
+ * batches must add up. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,16 +17,19 @@ typedef struct Case {
 } Case;
 
 static Case cases[] = {
-    {"ref f64 llama", &ops_ref, DT_F64, TINY_LLAMA, 1e-12}, {"ref f64 qwen2", &ops_ref, DT_F64, TINY_QWEN2, 1e-12},
-    {"ref f64 qwen3", &ops_ref, DT_F64, TINY_QWEN3, 1e-12}, {"ref f32 qwen3", &ops_ref, DT_F32, TINY_QWEN3, 1e-5},
-    {"cpu llama", &ops_cpu, DT_F32, TINY_LLAMA, 2e-5},      {"cpu qwen2", &ops_cpu, DT_F32, TINY_QWEN2, 2e-5},
+    {"ref f64 llama", &ops_ref, DT_F64, TINY_LLAMA, 1e-12},
+    {"ref f64 qwen2", &ops_ref, DT_F64, TINY_QWEN2, 1e-12},
+    {"ref f64 qwen3", &ops_ref, DT_F64, TINY_QWEN3, 1e-12},
+    {"ref f32 qwen3", &ops_ref, DT_F32, TINY_QWEN3, 1e-5},
+    {"cpu llama", &ops_cpu, DT_F32, TINY_LLAMA, 2e-5},
+    {"cpu qwen2", &ops_cpu, DT_F32, TINY_QWEN2, 2e-5},
     {"cpu qwen3", &ops_cpu, DT_F32, TINY_QWEN3, 2e-5},
 };
 enum { CASES = sizeof cases / sizeof cases[0], EXACT_CASES = 3 };
 
-/* Two cartridges that learn, A of 70 rows (two pages) and B of 5; one that is only read, R of 33; a part of A that
- * starts in the middle of a page. Four sequences read them in different mixes, one of them over the border of its own
- * page, and one reads none. Supervised rows fill several chunks of logits. */
+/* Two cartridges that learn, A of 70 rows (two pages) and B of 5; one that is only read, R of 33; a part of A
+ * that starts in the middle of a page. Four sequences read them in different mixes, one of them over the
+ * border of its own page, and one reads none. Supervised rows fill several chunks of logits. */
 enum { A, B, R, PREFIXES, TALKS = 4, GRAD_PAGES = 3, ROWS = 12 + 70 + 3 + 5, CANDIDATES = 4 };
 
 typedef struct Lesson {
@@ -40,7 +44,8 @@ typedef struct Lesson {
     KvGrad grad;
 } Lesson;
 
-/* Every third row has a teacher, with 1 to CANDIDATES candidates that together have less than all of the mass. */
+/* Every third row has a teacher, with 1 to CANDIDATES candidates that together have less than all of the
+ * mass. */
 static void make_targets(Lesson *l) {
     int32_t V = l->rig.model->cfg.vocab, n = 0, j = 0;
     for (int32_t row = 2; row < ROWS; row += row < 40 ? 3 : 4, n++) {
@@ -48,7 +53,8 @@ static void make_targets(Lesson *l) {
         l->first[n] = j;
         int32_t kept = 1 + (int32_t)random_below(50, 0, (uint64_t)row, CANDIDATES);
         for (int32_t k = 0; k < kept; k++, j++) {
-            l->id[j] = (int32_t)((random_below(50, 1, (uint64_t)row, (uint64_t)V) + (uint64_t)k * 13) % (uint64_t)V);
+            l->id[j] =
+                (int32_t)((random_below(50, 1, (uint64_t)row, (uint64_t)V) + (uint64_t)k * 13) % (uint64_t)V);
             l->logprob[j] = logf(0.9f * random_unit(random_block(50, 2, (uint64_t)j).v[0]) / (float)kept);
         }
     }
@@ -64,8 +70,10 @@ static void open_lesson(Lesson *l, const Case *c) {
     for (int i = 0; i < PREFIXES; i++) l->prefix[i] = rig_random_prefix(&l->rig, rows[i], 60 + (uint64_t)i);
     assert_ok(prefix_part(&l->part, l->prefix[A], 50, 17));
     for (int i = 0; i < TALKS; i++) rig_tokens(&l->rig, l->token[i], 80, 70 + (uint64_t)i);
-    const Prefix *lists[TALKS][3] = {{l->prefix[A], l->prefix[R]}, {l->prefix[R], l->prefix[A], l->prefix[B]},
-                                     {l->part, l->prefix[B]}, {NULL}};
+    const Prefix *lists[TALKS][3] = {{l->prefix[A], l->prefix[R]},
+                                     {l->prefix[R], l->prefix[A], l->prefix[B]},
+                                     {l->part, l->prefix[B]},
+                                     {NULL}};
     static const int32_t counts[] = {2, 3, 2, 0};
     memcpy(l->list, lists, sizeof lists);
     for (int i = 0; i < TALKS; i++) l->talk[i] = (Talk){l->list[i], counts[i], l->token[i], lengths[i], i};
@@ -108,15 +116,19 @@ static double *take_gradient(Lesson *l) {
 /* ---- promise 4 ---- */
 
 /* An element of the gradient and of the pool it belongs to. */
-typedef struct Element { int64_t grad, pool; } Element;
+typedef struct Element {
+    int64_t grad, pool;
+} Element;
 
 /* Row `row` (0 .. 70 of A, 70 .. 75 of B), of slice, head and column. */
 static Element element_at(const Lesson *l, int64_t slice, int32_t row, int64_t g, int64_t d) {
     const ModelConfig *m = &l->rig.model->cfg;
     const Prefix *p = l->prefix[row < 70 ? A : B];
     int32_t own = row < 70 ? row : row - 70, page = own / KV_PAGE;
-    int64_t grad_page = slice * GRAD_PAGES + (row < 70 ? page : 2), pool_page = slice * RIG_PAGES + p->page[page];
-    int64_t in_page = (g * KV_PAGE + own % KV_PAGE) * m->head_dim + d, size = (int64_t)m->kv_heads * KV_PAGE * m->head_dim;
+    int64_t grad_page = slice * GRAD_PAGES + (row < 70 ? page : 2),
+            pool_page = slice * RIG_PAGES + p->page[page];
+    int64_t in_page = (g * KV_PAGE + own % KV_PAGE) * m->head_dim + d,
+            size = (int64_t)m->kv_heads * KV_PAGE * m->head_dim;
     return (Element){grad_page * size + in_page, pool_page * size + in_page};
 }
 
@@ -129,10 +141,12 @@ static double loss_moved(Lesson *l, int64_t at, double by) {
     return loss;
 }
 
-/* The central difference is wrong by O(step^2) and by rounding over the step; both are far below the bound. */
+/* The central difference is wrong by O(step^2) and by rounding over the step; both are far below the bound.
+ */
 static void check_element(Lesson *l, const double *gradient, Element e, double largest) {
     const double step = 1e-4;
-    double want = SCALE * (loss_moved(l, e.pool, step) - loss_moved(l, e.pool, -step)) / (2 * step), got = gradient[e.grad];
+    double want = SCALE * (loss_moved(l, e.pool, step) - loss_moved(l, e.pool, -step)) / (2 * step),
+           got = gradient[e.grad];
     if (!(fabs(got - want) <= 1e-6 * fabs(want) + 1e-7 * largest))
         fail_msg("gradient %lld: backward says %.10g, differences say %.10g", (long long)e.grad, got, want);
 }
@@ -148,7 +162,8 @@ static void test_gradient_equals_differences(void **state) {
         for (uint64_t i = 0; i < 3; i++) {
             int32_t row = (int32_t)random_below(80 + i, slice, 0, i ? 70 : 5) + (i ? 0 : 70);
             check_element(&l, gradient,
-                          element_at(&l, (int64_t)slice, row, (int64_t)random_below(80 + i, slice, 1, (uint64_t)m->kv_heads),
+                          element_at(&l, (int64_t)slice, row,
+                                     (int64_t)random_below(80 + i, slice, 1, (uint64_t)m->kv_heads),
                                      (int64_t)random_below(80 + i, slice, 2, (uint64_t)m->head_dim)),
                           largest);
         }
@@ -187,7 +202,8 @@ static void test_gradient_along_a_random_direction(void **state) {
     double above = loss_of(&l, false).loss;
     move_all(&l, -2 * step);
     double want = SCALE * (above - loss_of(&l, false).loss) / (2 * step);
-    if (!(fabs(slope - want) <= 1e-6 * fabs(want))) fail_msg("slope %.12g, differences say %.12g", slope, want);
+    if (!(fabs(slope - want) <= 1e-6 * fabs(want)))
+        fail_msg("slope %.12g, differences say %.12g", slope, want);
     free(gradient);
     close_lesson(&l);
 }
@@ -227,8 +243,10 @@ static void test_tails_have_no_gradient(void **state) {
     for (int64_t i = 0; i < tensor_count(l.grad.all); i++) {
         int64_t head = i / (KV_PAGE * D), page = head % heads / m->kv_heads, row = i / D % KV_PAGE;
         static const int64_t rows[] = {64, 6, 5};
-        if (row >= rows[page]) assert_true(g[i] == 0);
-        else assert_true(isfinite(g[i]) && g[i] != 0);
+        if (row >= rows[page])
+            assert_true(g[i] == 0);
+        else
+            assert_true(isfinite(g[i]) && g[i] != 0);
     }
     free(g);
     close_lesson(&l);
@@ -276,8 +294,8 @@ static void test_packed_gradient_is_the_sum(void **state) {
     close_lesson(&l);
 }
 
-/* Promise 9 for the way back, and that nothing of an earlier pass is left: the gradient, twice, has the same bits;
- * added twice without a clearing between it is twice as large. */
+/* Promise 9 for the way back, and that nothing of an earlier pass is left: the gradient, twice, has the same
+ * bits; added twice without a clearing between it is twice as large. */
 static void test_gradient_again(void **state) {
     Lesson l;
     open_lesson(&l, *state);
@@ -300,8 +318,8 @@ static void test_gradient_again(void **state) {
     close_lesson(&l);
 }
 
-/* Promise 5 for the way back: a sequence that learns nothing leaves the gradient's bits alone whatever it says, where
- * the backend rounds rows by themselves. */
+/* Promise 5 for the way back: a sequence that learns nothing leaves the gradient's bits alone whatever it
+ * says, where the backend rounds rows by themselves. */
 static void test_who_does_not_learn_does_not_count(void **state) {
     const Case *c = *state;
     Lesson l;
@@ -325,8 +343,8 @@ static void test_who_does_not_learn_does_not_count(void **state) {
     close_lesson(&l);
 }
 
-/* One sequence in two pieces of one batch: the second piece's rows read the first one's keys, and the gradient that
- * flows back through them must not be lost. */
+/* One sequence in two pieces of one batch: the second piece's rows read the first one's keys, and the
+ * gradient that flows back through them must not be lost. */
 static void test_gradient_through_an_earlier_piece(void **state) {
     const Case *c = *state;
     Lesson l;
@@ -373,11 +391,18 @@ static void normalise(double *logits, int32_t rows, int32_t V) {
 }
 
 /* Every candidate a teacher can have: all of the vocabulary, from log-probabilities [rows,V]. */
-typedef struct Dense { int32_t *row, *first, *id; float *logprob; Targets t; } Dense;
+typedef struct Dense {
+    int32_t *row, *first, *id;
+    float *logprob;
+    Targets t;
+} Dense;
 
 static Dense dense_targets(const double *logp, int32_t rows, int32_t V) {
-    Dense d = {malloc(sizeof(int32_t) * (size_t)rows), malloc(sizeof(int32_t) * ((size_t)rows + 1)),
-               malloc(sizeof(int32_t) * (size_t)(rows * V)), malloc(sizeof(float) * (size_t)(rows * V)), {0}};
+    Dense d = {malloc(sizeof(int32_t) * (size_t)rows),
+               malloc(sizeof(int32_t) * ((size_t)rows + 1)),
+               malloc(sizeof(int32_t) * (size_t)(rows * V)),
+               malloc(sizeof(float) * (size_t)(rows * V)),
+               {0}};
     assert_true(d.row && d.first && d.id && d.logprob);
     for (int32_t i = 0; i <= rows; i++) d.first[i] = i * V;
     for (int32_t i = 0; i < rows; i++) d.row[i] = i;
@@ -401,7 +426,8 @@ static void test_reported_kl_is_the_dense_kl(void **state) {
     int32_t V = r->model->cfg.vocab;
     double *student = rig_ask(r, l.talk, TALKS), *teacher = malloc(sizeof *teacher * (size_t)(ROWS * V));
     assert_non_null(teacher);
-    for (int32_t i = 0; i < ROWS * V; i++) teacher[i] = student[i] * 0.7 + (double)random_normal(100, 0, (uint64_t)i);
+    for (int32_t i = 0; i < ROWS * V; i++)
+        teacher[i] = student[i] * 0.7 + (double)random_normal(100, 0, (uint64_t)i);
     normalise(student, ROWS, V);
     normalise(teacher, ROWS, V);
     Dense d = dense_targets(teacher, ROWS, V);
@@ -431,8 +457,8 @@ static void test_reported_kl_is_the_dense_kl(void **state) {
     close_lesson(&l);
 }
 
-/* At q = p there is nothing to learn: no KL, full agreement, no gradient; also when only a few candidates are kept.
- * With few candidates of another teacher the KL of each row is never negative. */
+/* At q = p there is nothing to learn: no KL, full agreement, no gradient; also when only a few candidates are
+ * kept. With few candidates of another teacher the KL of each row is never negative. */
 static void test_kl_is_zero_at_the_teacher_and_never_less(void **state) {
     const Case *c = *state;
     Lesson l;
@@ -456,10 +482,12 @@ static void test_kl_is_zero_at_the_teacher_and_never_less(void **state) {
     }
     assert_true(largest > 0 && most < 1e-5 * largest);
     for (int32_t i = 0; i < ROWS; i++) {
-        int32_t first[2] = {i * V + 7, i * V + 12}, row[1] = {i}; /* five candidates somewhere in the middle */
+        int32_t first[2] = {i * V + 7, i * V + 12},
+                row[1] = {i}; /* five candidates somewhere in the middle */
         LossSums one = {0}, other = {0};
         Targets few = {1, row, l.first + i % l.targets.n, l.id, l.logprob};
-        assert_ok(distill(r->model, r->acts, &(Targets){1, row, first, d.id, d.logprob}, 1, false, &one, r->stream));
+        assert_ok(distill(r->model, r->acts, &(Targets){1, row, first, d.id, d.logprob}, 1, false, &one,
+                          r->stream));
         assert_true(one.kl >= 0 && one.kl < 1e-5);
         assert_ok(distill(r->model, r->acts, &few, 1, false, &other, r->stream));
         assert_true(other.kl >= 0);
@@ -477,12 +505,14 @@ static void test_rows_without_a_teacher(void **state) {
     int32_t row[] = {1, 5, 9}, first[] = {0, 2, 2, 3};
     LossSums with = {0}, without = {0};
     rig_run(r, l.talk, TALKS);
-    assert_ok(distill(r->model, r->acts, &(Targets){3, row, first, l.id, l.logprob}, 1, true, &with, r->stream));
+    assert_ok(
+        distill(r->model, r->acts, &(Targets){3, row, first, l.id, l.logprob}, 1, true, &with, r->stream));
     assert_ok(backward(r->model, r->batch, r->acts, &l.grad, r->stream));
     double *a = take_gradient(&l);
     int32_t row2[] = {1, 9}, first2[] = {0, 2, 3};
     rig_run(r, l.talk, TALKS);
-    assert_ok(distill(r->model, r->acts, &(Targets){2, row2, first2, l.id, l.logprob}, 1, true, &without, r->stream));
+    assert_ok(distill(r->model, r->acts, &(Targets){2, row2, first2, l.id, l.logprob}, 1, true, &without,
+                      r->stream));
     assert_ok(backward(r->model, r->batch, r->acts, &l.grad, r->stream));
     double *b = take_gradient(&l);
     assert_int_equal(with.rows, 2);
@@ -520,8 +550,8 @@ static void add_cases(const char *name, CMUnitTestFunction f, int cases_of) {
     }
 }
 #define ALL_CASES(f) add_cases(#f, f, CASES)
-#define EXACT(f) add_cases(#f, f, EXACT_CASES)
-#define ONCE(f) (tests[count++] = (struct CMUnitTest){.name = #f, .test_func = f})
+#define EXACT(f)     add_cases(#f, f, EXACT_CASES)
+#define ONCE(f)      (tests[count++] = (struct CMUnitTest){.name = #f, .test_func = f})
 
 int main(void) {
     EXACT(test_gradient_equals_differences);

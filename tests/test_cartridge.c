@@ -1,5 +1,5 @@
-/* test_cartridge.c -- the cartridge file: what is written comes back to the last bit, what does not fit is named, and no
- * damage to a file or a disk goes unnoticed or costs the last good one. */
+/* test_cartridge.c -- the cartridge file: what is written comes back to the last bit, what does not fit is
+ * named, and no damage to a file or a disk goes unnoticed or costs the last good one. */
 #include "tests/test.h"
 
 #include <dirent.h>
@@ -25,11 +25,27 @@ typedef struct Shelf {
 
 static CartridgeInfo full_info(const Model *m) {
     return (CartridgeInfo){
-        .layers = m->cfg.layers, .kv_heads = m->cfg.kv_heads, .head_dim = m->cfg.head_dim, .frozen = 1,
-        .model = (char *)(uintptr_t)m->fingerprint, .tokenizer = "0123456789abcdef", .template_family = "chatml",
-        .rope_theta = m->cfg.rope_theta, .name = "h\xc3\xa4" "fen \"quoted\" \\ \n\t", .note = "", .corpus = "feed",
-        .corpus_tokens = 123456789012, .init = "first", .steps = 400, .conversations = 1600, .supervised_tokens = 99999,
-        .learning_rate = 0.1, .loss_first = 2.3456789012345678, .loss_last = 1.0 / 3, .kl_heldout = NAN,
+        .layers = m->cfg.layers,
+        .kv_heads = m->cfg.kv_heads,
+        .head_dim = m->cfg.head_dim,
+        .frozen = 1,
+        .model = (char *)(uintptr_t)m->fingerprint,
+        .tokenizer = "0123456789abcdef",
+        .template_family = "chatml",
+        .rope_theta = m->cfg.rope_theta,
+        .name = "h\xc3\xa4"
+                "fen \"quoted\" \\ \n\t",
+        .note = "",
+        .corpus = "feed",
+        .corpus_tokens = 123456789012,
+        .init = "first",
+        .steps = 400,
+        .conversations = 1600,
+        .supervised_tokens = 99999,
+        .learning_rate = 0.1,
+        .loss_first = 2.3456789012345678,
+        .loss_last = 1.0 / 3,
+        .kl_heldout = NAN,
         .seed = UINT64_MAX,
     };
 }
@@ -135,7 +151,8 @@ static void test_everything_comes_back(void **state) {
         assert_int_equal(c->prefix->rows, ROWS);
         assert_int_equal(c->prefix->pos_first, 3);
         assert_int_equal(c->prefix->pos_end, 3 + ROWS);
-        Tensor key = rows_tensor(&s, DT_BF16, ROWS), value = rows_tensor(&s, DT_BF16, ROWS), rounded = rows_tensor(&s, DT_BF16, ROWS);
+        Tensor key = rows_tensor(&s, DT_BF16, ROWS), value = rows_tensor(&s, DT_BF16, ROWS),
+               rounded = rows_tensor(&s, DT_BF16, ROWS);
         for (int32_t l = 0; l < s.model->cfg.layers; l++) {
             assert_ok(prefix_read(c->prefix, NULL, l, key, value));
             for (int kind = 0; kind < 2; kind++) {
@@ -161,7 +178,8 @@ static void test_doubles_keep_all_their_digits(void **state) {
     Shelf s;
     open_shelf(&s, TINY_LLAMA);
     for (uint64_t i = 0; i < 50; i++) {
-        double *field[] = {&s.c->info.learning_rate, &s.c->info.loss_first, &s.c->info.loss_last, &s.c->info.kl_heldout};
+        double *field[] = {&s.c->info.learning_rate, &s.c->info.loss_first, &s.c->info.loss_last,
+                           &s.c->info.kl_heldout};
         for (uint64_t j = 0; j < 4; j++)
             *field[j] = ldexp((double)random_u64(9, j, i), (int)random_below(9, j + 4, i, 200) - 164);
         s.c->info.seed = random_u64(9, 8, i);
@@ -252,7 +270,10 @@ static void test_the_first_difference_is_named(void **state) {
     assert_ok(cartridge_save(s.c, NULL, s.path));
     Model other = *s.model;
     Cartridge *c;
-    struct { int32_t *field; const char *says; } sizes[] = {
+    struct {
+        int32_t *field;
+        const char *says;
+    } sizes[] = {
         {&other.cfg.layers, "layers"}, {&other.cfg.kv_heads, "kv_heads"}, {&other.cfg.head_dim, "head_dim"}};
     for (int i = 0; i < 3; i++) {
         *sizes[i].field += 1;
@@ -280,7 +301,8 @@ static void test_the_first_difference_is_named(void **state) {
     assert_says("template");
     assert_says("chatml");
     assert_null(c);
-    assert_ok(cartridge_open(&c, s.path, s.model, NULL, NULL, s.pool, NULL)); /* what the caller does not state is not checked */
+    assert_ok(cartridge_open(&c, s.path, s.model, NULL, NULL, s.pool,
+                             NULL)); /* what the caller does not state is not checked */
     cartridge_close(c);
     close_shelf(&s);
 }
@@ -302,7 +324,8 @@ static void test_no_room_for_the_rows(void **state) {
 
 /* ---- files that are not cartridges ---- */
 
-/* A sealed file with this metadata and one layer's tensors of `rows` rows: written right, but with wrong words. */
+/* A sealed file with this metadata and one layer's tensors of `rows` rows: written right, but with wrong
+ * words. */
 static void write_forged(const Shelf *s, const char *json, int32_t rows) {
     Tensor t = rows_tensor(s, DT_BF16, rows);
     SafeEntry e[] = {{"layer.0.key", t}, {"layer.0.value", t}, {"layer.1.key", t}, {"layer.1.value", t}};
@@ -326,7 +349,11 @@ static char *metadata_with(const Shelf *s, const char *from, const char *to) {
 
 static void test_forged_metadata(void **state) {
     (void)state;
-    static const struct { const char *from, *to; Status st; const char *says; } forged[] = {
+    static const struct {
+        const char *from, *to;
+        Status st;
+        const char *says;
+    } forged[] = {
         {"\"version\":1", "\"version\":2", ST_UNSUPPORTED, "2"},
         {"\"version\":1,", "", ST_FORMAT, "version"},
         {"\"rows\":70", "\"rows\":0", ST_FORMAT, "0 rows"},
@@ -335,7 +362,8 @@ static void test_forged_metadata(void **state) {
         {"\"rows\":70", "\"rows\":-1", ST_FORMAT, "rows"},
         {"\"rows\":70", "\"rows\":\"70\"", ST_FORMAT, "rows"},
         {"\"frozen\":1", "\"frozen\":71", ST_FORMAT, "71 frozen"},
-        {"\"pos_first\":3,\"pos_end\":73", "\"pos_first\":2147483600,\"pos_end\":2147483647", ST_FORMAT, "2147483600"},
+        {"\"pos_first\":3,\"pos_end\":73", "\"pos_first\":2147483600,\"pos_end\":2147483647", ST_FORMAT,
+         "2147483600"},
         {"\"pos_end\":73", "\"pos_end\":3", ST_FORMAT, "positions"},
         {"\"seed\":\"18446744073709551615\"", "\"seed\":\"-1\"", ST_FORMAT, "seed"},
         {"\"seed\":\"18446744073709551615\"", "\"seed\":\"99999999999999999999\"", ST_FORMAT, "seed"},
@@ -391,7 +419,8 @@ static void write_byte(const char *path, size_t at, char byte) {
     assert_int_equal(fclose(f), 0);
 }
 
-/* Promise 11. Every byte of the header, and of the rows one in every few, so that each place of a word is met. */
+/* Promise 11. Every byte of the header, and of the rows one in every few, so that each place of a word is
+ * met. */
 static void test_any_flipped_byte_is_noticed(void **state) {
     (void)state;
     Shelf s;
@@ -440,7 +469,8 @@ static void test_any_truncation_is_noticed(void **state) {
     close_shelf(&s);
 }
 
-/* A disk that is full after n bytes, for many n: an error, the last good file, and no other file beside it. */
+/* A disk that is full after n bytes, for many n: an error, the last good file, and no other file beside it.
+ */
 static void test_a_full_disk_keeps_the_last_good_file(void **state) {
     (void)state;
     Shelf s;

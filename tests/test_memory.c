@@ -1,5 +1,5 @@
-/* test_memory.c -- pages and prefixes: random operations against a model too dumb to be wrong, and rows that must come
- * back as they were put. */
+/* test_memory.c -- pages and prefixes: random operations against a model too dumb to be wrong, and rows that
+ * must come back as they were put. */
 #include "tests/test.h"
 
 #include <math.h>
@@ -23,7 +23,9 @@ static PagePool *new_pool(DType type, int32_t pages) {
 enum { PAGES = 13, STEPS = 4000, LISTS = 40 };
 
 /* What is out: lists of pages, each with one hold. */
-typedef struct Held { int32_t page[PAGES], n; } Held;
+typedef struct Held {
+    int32_t page[PAGES], n;
+} Held;
 
 static int32_t held_pages(const Held *list, int32_t lists) {
     bool held[PAGES] = {false};
@@ -67,7 +69,8 @@ static void test_pool_counts_holders(void **state) {
     Held list[LISTS];
     int32_t lists = 0;
     for (uint64_t step = 0; step < STEPS; step++) {
-        uint64_t what = random_below(1, 0, step, 3), which = lists ? random_below(1, 1, step, (uint64_t)lists) : 0;
+        uint64_t what = random_below(1, 0, step, 3),
+                 which = lists ? random_below(1, 1, step, (uint64_t)lists) : 0;
         if (what == 0 && lists < LISTS) {
             take(p, list, &lists, (int32_t)random_below(1, 2, step, 6));
         } else if (what == 1 && lists && lists < LISTS) {
@@ -153,9 +156,12 @@ static Tensor random_rows(int32_t rows, uint64_t stream) {
 static void poison(PagePool *p) {
     Tensor all = pool_all(p);
     for (int64_t i = 0; i < tensor_count(all); i++) {
-        if (all.dtype == DT_F32) ((float *)all.data)[i] = NAN;
-        else if (all.dtype == DT_F64) ((double *)all.data)[i] = NAN;
-        else ((uint16_t *)all.data)[i] = 0x7fc0;
+        if (all.dtype == DT_F32)
+            ((float *)all.data)[i] = NAN;
+        else if (all.dtype == DT_F64)
+            ((double *)all.data)[i] = NAN;
+        else
+            ((uint16_t *)all.data)[i] = 0x7fc0;
     }
 }
 
@@ -170,8 +176,8 @@ static int64_t numbers(PagePool *p) {
     return n;
 }
 
-/* Rows written to a poisoned pool come back, and exactly as many elements were written as rows have: no row of
- * another page, no tail of a last one. */
+/* Rows written to a poisoned pool come back, and exactly as many elements were written as rows have: no row
+ * of another page, no tail of a last one. */
 static void check_round_trip(DType type, int32_t rows) {
     PagePool *pool = new_pool(type, 9);
     Prefix *hole, *p;
@@ -299,9 +305,10 @@ static void test_own_tokens_start_behind_their_prefixes(void **state) {
     assert_ok(prefix_new(&far, pool, 10, 500));
     assert_int_equal(prefix_start(NULL, 0), 0);
     assert_int_equal(prefix_start((const Prefix *[]){a}, 1), 100);
-    assert_int_equal(prefix_start((const Prefix *[]){a, b}, 2), 130); /* both numbered from 0: the sum decides */
+    assert_int_equal(prefix_start((const Prefix *[]){a, b}, 2),
+                     130); /* both numbered from 0: the sum decides */
     assert_int_equal(prefix_start((const Prefix *[]){a, far, b}, 3), 510); /* the largest end decides */
-    b->from = 4;                                                          /* rows left out do not count */
+    b->from = 4;                                                           /* rows left out do not count */
     assert_int_equal(prefix_start((const Prefix *[]){a, b}, 2), 126);
     prefix_drop(a);
     prefix_drop(b);

@@ -1,7 +1,7 @@
-/* test_transformer.c -- what must always hold of the forward pass (the way back: test_backward.c). Each promise is
- * tried on every backend and every family of tiny models. On the reference a row's arithmetic does not depend on its
- * company at all; matrix products of the others may round differently with the number of rows, so each backend states
- * its epsilon, as a fraction of the largest logit. */
+/* test_transformer.c -- what must always hold of the forward pass (the way back: test_backward.c). Each
+ * promise is tried on every backend and every family of tiny models. On the reference a row's arithmetic does
+ * not depend on its company at all; matrix products of the others may round differently with the number of
+ * rows, so each backend states its epsilon, as a fraction of the largest logit. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,9 +21,12 @@ typedef struct Case {
 } Case;
 
 static Case cases[] = {
-    {"ref f64 llama", &ops_ref, DT_F64, TINY_LLAMA, 1e-12},  {"ref f64 qwen2", &ops_ref, DT_F64, TINY_QWEN2, 1e-12},
-    {"ref f64 qwen3", &ops_ref, DT_F64, TINY_QWEN3, 1e-12},  {"ref f32 llama", &ops_ref, DT_F32, TINY_LLAMA, 1e-5},
-    {"cpu llama", &ops_cpu, DT_F32, TINY_LLAMA, 2e-5},       {"cpu qwen2", &ops_cpu, DT_F32, TINY_QWEN2, 2e-5},
+    {"ref f64 llama", &ops_ref, DT_F64, TINY_LLAMA, 1e-12},
+    {"ref f64 qwen2", &ops_ref, DT_F64, TINY_QWEN2, 1e-12},
+    {"ref f64 qwen3", &ops_ref, DT_F64, TINY_QWEN3, 1e-12},
+    {"ref f32 llama", &ops_ref, DT_F32, TINY_LLAMA, 1e-5},
+    {"cpu llama", &ops_cpu, DT_F32, TINY_LLAMA, 2e-5},
+    {"cpu qwen2", &ops_cpu, DT_F32, TINY_QWEN2, 2e-5},
     {"cpu qwen3", &ops_cpu, DT_F32, TINY_QWEN3, 2e-5},
 };
 enum { CASES = sizeof cases / sizeof cases[0], TEXT = 170, OWN = 20 };
@@ -40,7 +43,8 @@ static const Prefix *const *list(Prefix *const *p) {
 
 /* ---- prefixes are context ---- */
 
-/* Promise 1. Lengths around the page border; 150 also takes several pieces in a batch of 192 rows behind parents. */
+/* Promise 1. Lengths around the page border; 150 also takes several pieces in a batch of 192 rows behind
+ * parents. */
 static void test_capture_equals_text_in_context(void **state) {
     Rig r;
     Case *c = open_case(&r, state, false);
@@ -59,7 +63,8 @@ static void test_capture_equals_text_in_context(void **state) {
     rig_close(&r);
 }
 
-/* A text longer than a batch is captured in pieces, and a capture behind a capture goes on where that one ends. */
+/* A text longer than a batch is captured in pieces, and a capture behind a capture goes on where that one
+ * ends. */
 static void test_captures_in_pieces_and_in_chains(void **state) {
     enum { LONG = 2 * RIG_ROWS + 37, CUT = 101 };
     Rig r;
@@ -108,7 +113,8 @@ static void test_parts_of_a_capture_equal_the_whole(void **state) {
     rig_close(&r);
 }
 
-/* Leaving the first row out is not the same as having it: the part above is not equal because nothing reads it. */
+/* Leaving the first row out is not the same as having it: the part above is not equal because nothing reads
+ * it. */
 static void test_every_row_of_a_prefix_counts(void **state) {
     Rig r;
     Case *c = open_case(&r, state, false);
@@ -119,7 +125,8 @@ static void test_every_row_of_a_prefix_counts(void **state) {
     static const int32_t ranges[][2] = {{1, 69}, {0, 69}};
     for (int i = 0; i < 2; i++) {
         assert_ok(prefix_part(&part, whole, ranges[i][0], ranges[i][1]));
-        double *b = rig_ask(&r, &(Talk){list(&part), 1, token + 70, OWN, 70 - part->pos_end}, 1), most = 0, largest = 0;
+        double *b = rig_ask(&r, &(Talk){list(&part), 1, token + 70, OWN, 70 - part->pos_end}, 1), most = 0,
+               largest = 0;
         for (int64_t j = 0; j < (int64_t)OWN * r.model->cfg.vocab; j++) {
             most = fmax(most, fabs(a[j] - b[j]));
             largest = fmax(largest, fabs(a[j]));
@@ -133,8 +140,8 @@ static void test_every_row_of_a_prefix_counts(void **state) {
     rig_close(&r);
 }
 
-/* Only distances between positions matter to a sequence without prefixes. Angles are f32 products, so even in f64 the
- * shift shows in the seventh digit. */
+/* Only distances between positions matter to a sequence without prefixes. Angles are f32 products, so even in
+ * f64 the shift shows in the seventh digit. */
 static void test_positions_are_relative(void **state) {
     Rig r;
     Case *c = open_case(&r, state, false);
@@ -179,7 +186,8 @@ static void test_decode_equals_prefill(void **state) {
         assert_ok(batch_upload(r.batch, r.stream));
         assert_ok(forward(r.model, r.batch, r.acts, r.stream));
         double *got = rig_logits(&r, 0, n);
-        assert_close(got, whole + (int64_t)at * V, (int64_t)n * V, c->epsilon, at ? "decoded" : "in two pieces");
+        assert_close(got, whole + (int64_t)at * V, (int64_t)n * V, c->epsilon,
+                     at ? "decoded" : "in two pieces");
         free(got);
     }
     free(whole);
@@ -211,7 +219,10 @@ static void temporary_file(char path[64]) {
 /* A cartridge file made of `p`, opened again. */
 static Cartridge *through_a_file(Rig *r, Prefix *p) {
     const ModelConfig *m = &r->model->cfg;
-    CartridgeInfo info = {.layers = m->layers, .kv_heads = m->kv_heads, .head_dim = m->head_dim, .model = r->model->fingerprint,
+    CartridgeInfo info = {.layers = m->layers,
+                          .kv_heads = m->kv_heads,
+                          .head_dim = m->head_dim,
+                          .model = r->model->fingerprint,
                           .rope_theta = m->rope_theta};
     char path[64];
     temporary_file(path);
@@ -224,8 +235,8 @@ static Cartridge *through_a_file(Rig *r, Prefix *p) {
     return opened;
 }
 
-/* With keys and values in the file's own type nothing may differ; where the pool is finer, the file's rounding shows,
- * and nothing else: the same rounding done to the capture gives the same bits. */
+/* With keys and values in the file's own type nothing may differ; where the pool is finer, the file's
+ * rounding shows, and nothing else: the same rounding done to the capture gives the same bits. */
 static void test_untrained_cartridge_equals_prefill(void **state) {
     enum { P = 100 };
     Rig r;
@@ -272,8 +283,14 @@ static void test_untrained_cartridge_equals_prefill_in_bf16(void **state) {
 
 /* ---- company: promises 5 and 9 ---- */
 
-/* Three sequences of 9, 30 and 1 rows over three prefixes; the second is the only reader of the third prefix. */
-typedef struct Party { Prefix *prefix[3]; int32_t token[3][32]; Prefix *second[2], *third[2]; Talk talk[3]; } Party;
+/* Three sequences of 9, 30 and 1 rows over three prefixes; the second is the only reader of the third prefix.
+ */
+typedef struct Party {
+    Prefix *prefix[3];
+    int32_t token[3][32];
+    Prefix *second[2], *third[2];
+    Talk talk[3];
+} Party;
 
 static void open_party(Rig *r, Party *p) {
     static const int32_t rows[] = {70, 5, 64};
@@ -403,7 +420,8 @@ static void test_a_full_batch_adds_nothing(void **state) {
     assert_memory_equal(&before, r.batch, sizeof before);
     assert_int_equal(q.length, RIG_ROWS - 1);
     assert_int_equal(q.pos, RIG_ROWS - 1);
-    assert_fails(ST_ARG, batch_add(r.batch, NULL, 0, &q, token, 2 * RIG_ROWS, &fits)); /* no pages for so many */
+    assert_fails(ST_ARG,
+                 batch_add(r.batch, NULL, 0, &q, token, 2 * RIG_ROWS, &fits)); /* no pages for so many */
     assert_fails(ST_ARG, sequence_reserve(&q, r.pool, 3 * RIG_ROWS));
     int32_t free_pages = pool_free(r.pool);
     Sequence big;
@@ -477,11 +495,16 @@ static void test_identity_of_a_capture(void **state) {
     further.pos_end += 5;
     Prefix *ab[] = {a, b}, *ba[] = {b, a}, *aa[] = {a, a}, *moved = &further;
     Digest d[] = {
-        capture_identity(r.model, NULL, 0, token, 12),          capture_identity(r.model, NULL, 0, token, 11),
-        capture_identity(r.model, NULL, 0, token + 1, 11),      capture_identity(other.model, NULL, 0, token, 12),
-        capture_identity(r.model, list(&a), 1, token, 12),      capture_identity(r.model, list(&b), 1, token, 12),
-        capture_identity(r.model, list(ab), 2, token, 12),      capture_identity(r.model, list(ba), 2, token, 12),
-        capture_identity(r.model, list(aa), 2, token, 12),      capture_identity(r.model, list(&moved), 1, token, 12),
+        capture_identity(r.model, NULL, 0, token, 12),
+        capture_identity(r.model, NULL, 0, token, 11),
+        capture_identity(r.model, NULL, 0, token + 1, 11),
+        capture_identity(other.model, NULL, 0, token, 12),
+        capture_identity(r.model, list(&a), 1, token, 12),
+        capture_identity(r.model, list(&b), 1, token, 12),
+        capture_identity(r.model, list(ab), 2, token, 12),
+        capture_identity(r.model, list(ba), 2, token, 12),
+        capture_identity(r.model, list(aa), 2, token, 12),
+        capture_identity(r.model, list(&moved), 1, token, 12),
     };
     int n = sizeof d / sizeof d[0];
     for (int i = 0; i < n; i++)
@@ -505,8 +528,12 @@ static Status open_all(const Ops *ops, const Model *m, bool training) {
     TRY_TO(done, pool_open(&pool, c, ops, ops->act, 4));
     TRY_TO(done, ops->stream_open(&s, &(StreamLimits){8, 192, c->vocab}));
     TRY_TO(done, batch_open(&batch, m, pool, &(BatchLimits){8, 2, 4, 8}, training));
-    TRY_TO(done, acts_open(&acts, m, &(ActsLimits){.rows = 8, .logits = 2, .candidates = 3, .seqs = 2, .training = training,
-                                                   .act = ops->act}));
+    TRY_TO(
+        done,
+        acts_open(
+            &acts, m,
+            &(ActsLimits){
+                .rows = 8, .logits = 2, .candidates = 3, .seqs = 2, .training = training, .act = ops->act}));
 done:
     acts_close(acts);
     batch_close(batch);
@@ -610,7 +637,7 @@ static void add_for_all_cases(const char *name, CMUnitTestFunction f) {
     }
 }
 #define ALL_CASES(f) add_for_all_cases(#f, f)
-#define ONCE(f) (tests[count++] = (struct CMUnitTest){.name = #f, .test_func = f})
+#define ONCE(f)      (tests[count++] = (struct CMUnitTest){.name = #f, .test_func = f})
 
 int main(void) {
     ALL_CASES(test_capture_equals_text_in_context);

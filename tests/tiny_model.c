@@ -1,5 +1,6 @@
-/* tiny_model.c -- see tiny_model.h. One function names every weight; it runs once to count, once to fill a block on the
- * host, and once to place the tensors in the backend's memory, where the block is then copied. */
+/* tiny_model.c -- see tiny_model.h. One function names every weight; it runs once to count, once to fill a
+ * block on the host, and once to place the tensors in the backend's memory, where the block is then copied.
+ */
 #include "tests/tiny_model.h"
 
 #include <assert.h>
@@ -10,12 +11,31 @@
 
 ModelConfig tiny_config(TinyFamily family) {
     static const ModelConfig config[TINY_FAMILIES] = {
-        [TINY_LLAMA] = {.layers = 2, .width = 48, .ffn = 80, .heads = 6, .kv_heads = 2, .head_dim = 32, .vocab = 101,
+        [TINY_LLAMA] = {.layers = 2,
+                        .width = 48,
+                        .ffn = 80,
+                        .heads = 6,
+                        .kv_heads = 2,
+                        .head_dim = 32,
+                        .vocab = 101,
                         .tied_head = true},
-        [TINY_QWEN2] = {.layers = 3, .width = 40, .ffn = 56, .heads = 3, .kv_heads = 1, .head_dim = 32, .vocab = 67,
+        [TINY_QWEN2] = {.layers = 3,
+                        .width = 40,
+                        .ffn = 56,
+                        .heads = 3,
+                        .kv_heads = 1,
+                        .head_dim = 32,
+                        .vocab = 67,
                         .qkv_bias = true},
-        [TINY_QWEN3] = {.layers = 2, .width = 56, .ffn = 64, .heads = 4, .kv_heads = 4, .head_dim = 32, .vocab = 83,
-                        .qk_norm = true, .tied_head = true},
+        [TINY_QWEN3] = {.layers = 2,
+                        .width = 56,
+                        .ffn = 64,
+                        .heads = 4,
+                        .kv_heads = 4,
+                        .head_dim = 32,
+                        .vocab = 83,
+                        .qk_norm = true,
+                        .tied_head = true},
     };
     ModelConfig c = config[family];
     c.context_max = 2048;
@@ -24,17 +44,25 @@ ModelConfig tiny_config(TinyFamily family) {
     return c;
 }
 
-typedef struct Weights { Arena *arena; bool fill; uint64_t seed, stream; } Weights;
+typedef struct Weights {
+    Arena *arena;
+    bool fill;
+    uint64_t seed, stream;
+} Weights;
 
 static void put_weight(Tensor t, int64_t i, float v) {
-    if (t.dtype == DT_F32) ((float *)t.data)[i] = v;
-    else ((uint16_t *)t.data)[i] = f32_to_bf16(v);
+    if (t.dtype == DT_F32)
+        ((float *)t.data)[i] = v;
+    else
+        ((uint16_t *)t.data)[i] = f32_to_bf16(v);
 }
 
 /* One tensor of normal numbers around `mean`. */
 static Status weight(Weights *w, Tensor *t, float mean, float deviation, int64_t rows, int64_t columns) {
-    if (columns) TRY(tensor_take(t, w->arena, DT_BF16, rows, columns));
-    else TRY(tensor_take(t, w->arena, DT_BF16, rows));
+    if (columns)
+        TRY(tensor_take(t, w->arena, DT_BF16, rows, columns));
+    else
+        TRY(tensor_take(t, w->arena, DT_BF16, rows));
     uint64_t stream = w->stream++;
     for (int64_t i = 0; w->fill && i < tensor_count(*t); i++)
         put_weight(*t, i, mean + deviation * random_normal(w->seed, stream, (uint64_t)i));

@@ -1,7 +1,7 @@
 /* tiny_model.h -- small random models for tests, built in memory: any sizes, weights from a seed.
  *
- * Weights are scaled so that every part of a layer matters: attention is neither flat nor one-hot, biases and norm
- * weights differ from zero and one. The same sizes and seed give the same model on every backend. */
+ * Weights are scaled so that every part of a layer matters: attention is neither flat nor one-hot, biases and
+ * norm weights differ from zero and one. The same sizes and seed give the same model on every backend. */
 #ifndef TESTS_TINY_MODEL_H
 #define TESTS_TINY_MODEL_H
 
