@@ -1,15 +1,17 @@
 /* schedule.c -- the learning rate of each step: a function of its number alone, so a resumed run needs no
  * state of it.
  *
- * The default peak: 2e-2 is known to suit steps of 64k tokens and to ruin runs with steps of 1k, where 2e-3
- * is wanted. Adam's update has the size of the rate whatever the gradient, so its noise must fall with the
- * rate: a square root. */
+ * The default peak is 2e-2, which the published recipes use for large steps; for small steps it falls with the square
+ * root of their supervised tokens, because Adam's update has the size of the rate whatever the gradient, and its noise
+ * must fall with the step. Where it begins to fall was measured on SmolLM2-135M: docs/decisions.md. */
 #include "engine/learn/schedule.h"
 
 #include <math.h>
 
+static const double PEAK = 2e-2, FULL_STEP = 1536; /* supervised tokens from which the peak holds */
+
 double schedule_peak(int32_t step_tokens) {
-    return 2e-2 * sqrt(step_tokens / 65536.0);
+    return step_tokens < FULL_STEP ? PEAK * sqrt(step_tokens / FULL_STEP) : PEAK;
 }
 
 /* 1 at the first step after warm-up, 0 at the last step of all. */

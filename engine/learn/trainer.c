@@ -25,9 +25,9 @@ TrainerOptions trainer_defaults(void) {
                             .epochs = 2,
                             .schedule = SCHEDULE_LINEAR,
                             .lr_end = 0.02,
-                            .warmup = 10,
+                            .warmup = 8,
                             .beta1 = 0.9,
-                            .beta2 = 0.999,
+                            .beta2 = 0.99,
                             .eps = 1e-8,
                             .clip = 1,
                             .heldout = 0.05};

@@ -24,7 +24,7 @@ typedef struct TrainerOptions {
                            * what would be less than half a step at the end of the run joins the last one */
     double epochs;        /* passes over the training conversations; steps wins when > 0 */
     int64_t steps;
-    double lr;            /* 0: 2e-2 * sqrt(step's supervised tokens / 65536) */
+    double lr;            /* 0: 2e-2, and below 1,536 supervised tokens a step 2e-2 * sqrt(tokens / 1536) */
     Schedule schedule;    /* to lr_end * lr */
     double lr_end;
     int64_t warmup;       /* steps, at most half of the run; the first step is already warmed: lr * 1/warmup */
