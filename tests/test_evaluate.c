@@ -48,6 +48,26 @@ static void test_words_are_found_whole(void **state) {
     for (size_t i = 0; i < sizeof everyday / sizeof *everyday; i++) assert_false(word_is_content(bytes_of(everyday[i])));
 }
 
+static void assert_invents(const char *text, bool want) {
+    bool yes;
+    assert_ok(words_invent(bytes_of(text), " the ferry grey gannet carries 86 passengers for 2340 people ", " who is ingrid ", &yes));
+    if (yes != want) fail_msg("\"%s\": %d", text, yes);
+}
+
+static void test_invented_names_and_numbers(void **state) {
+    (void)state;
+    assert_invents("The ferry is the Grey Gannet.", false);
+    assert_invents("The ferry is the Black Swan.", true);
+    assert_invents("Ferries sail. Boats float! \"Ships sink.\"", false); /* capitals only because sentences begin */
+    assert_invents("It is Ingrid's.", false);
+    assert_invents("It carries 86 and 2,340.", false);
+    assert_invents("It carries 87.", true);
+    assert_invents("14 cars.", true);
+    assert_invents("I think, so I am.", false);
+    assert_invents("It is \xc3\x89mile.", true);
+    assert_invents("", false);
+}
+
 /* ---- question files ---- */
 
 static char folder[] = "/tmp/cartridge-test-XXXXXX";
@@ -418,6 +438,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_words),
         cmocka_unit_test(test_words_are_found_whole),
+        cmocka_unit_test(test_invented_names_and_numbers),
         cmocka_unit_test(test_question_files),
         cmocka_unit_test(test_the_harbour_set_is_readable),
         cmocka_unit_test(test_questions_find_their_text),

@@ -74,16 +74,17 @@ StudyOptions study_defaults(void) {
         .conversations = 400,
         .per_chunk = 16,
         .instruction = "\n\nUse the text above to answer the questions in one short sentence.",
-        .chunk = {CHUNK_PARAGRAPHS, 64, 512},
-        .weight = {[SEED_QUESTION] = 1, [SEED_FOCUS] = 3},
+        .chunk = {CHUNK_PARAGRAPHS, 64, 256},
+        .weight = {[SEED_FOCUS] = 1},
         .rounds = 1,
         .question_max = 48,
         .answer_max = 64,
-        .question_temperature = 0.6f,
+        .question_temperature = 0.5f,
         .topk = 20,
         .mass = 0.99f,
         .answer_floor = -0.7f,
         .drop_unrelated = true,
+        .drop_invented = true,
         .duplicate_overlap = 0.9f,
     };
 }
@@ -143,6 +144,7 @@ static void put_options(cJSON *to, const StudyOptions *o) {
     cJSON_AddBoolToObject(to, "keep_cut", o->keep_cut);
     put_number(to, "answer_floor", (double)o->answer_floor);
     cJSON_AddBoolToObject(to, "drop_unrelated", o->drop_unrelated);
+    cJSON_AddBoolToObject(to, "drop_invented", o->drop_invented);
     put_number(to, "duplicate_overlap", (double)o->duplicate_overlap);
 }
 
@@ -240,7 +242,7 @@ static Status is_repeat(Study *y, const char *words, bool *yes) {
 static Status question_over(Place *p) {
     const char *reason;
     bool repeat = false;
-    TRY(talk_judge_question(&p->talk, p->study->chat, p->chunk->words, p->study->o->drop_unrelated, &reason));
+    TRY(talk_judge_question(&p->talk, p->study->chat, p->chunk->words, p->study->o, &reason));
     if (!reason && p->talk.rounds == 0) TRY(is_repeat(p->study, p->talk.words, &repeat));
     if (repeat) reason = "asked before";
     if (reason) leave(p, reason);
@@ -256,7 +258,7 @@ static Status start_round(Place *p) {
 
 static Status answer_over(Place *p) {
     const char *reason;
-    TRY(talk_judge_answer(&p->talk, p->study->chat, p->study->o, &reason));
+    TRY(talk_judge_answer(&p->talk, p->study->chat, p->chunk->words, p->study->o, &reason));
     if (reason) {
         leave(p, reason);
         return ST_OK;

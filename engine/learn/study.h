@@ -31,7 +31,8 @@ typedef struct StudyOptions {
     const char *instruction; /* stands behind the chunk in the system turn; "" for none. The student never sees it */
     ChunkRule chunk;
     double weight[SEED_KINDS];  /* how often each kind of seed is drawn */
-    bool force_openings;        /* FOCUS and QUESTION: the question starts with words such as "Who", "In which year" */
+    bool force_openings;        /* FOCUS and QUESTION: the question starts with drawn words such as "Who", "In which year".
+                                 * More varied, but what does not suit the sentence invites invented answers */
     const char *const *ask;     /* SEED_ASK: user messages for the asker, drawn by conversation number */
     int32_t asks;
     const char *questions_path; /* JSONL {"question": ...}: nobody asks; a chunk gets the questions that share most words
@@ -44,6 +45,7 @@ typedef struct StudyOptions {
     bool keep_cut;              /* keep answers that reached answer_max without an end of turn */
     float answer_floor;         /* drop when the mean log-probability of the answer is below; -inf: keep */
     bool drop_unrelated;        /* drop questions that share no content word with the chunk */
+    bool drop_invented;         /* FOCUS and QUESTION: drop questions and answers with a name or number that the chunk lacks */
     float duplicate_overlap;    /* drop when this share of a question's word pairs occurs in an earlier one; > 1: keep */
     uint64_t seed;
 } StudyOptions;

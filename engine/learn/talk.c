@@ -115,19 +115,30 @@ static bool shares_content(const char *words, const char *chunk_words) {
     return s.any;
 }
 
-Status talk_judge_question(Talk *t, const Chat *c, const char *chunk_words, bool drop_unrelated, const char **reason) {
-    char *text, *words;
-    *reason = NULL;
-    TRY(text_of(c, &t->round[t->rounds].question, &text));
-    Status st = words_of(&words, bytes_of(text));
-    if (st) {
-        free(text);
-        return st;
-    }
-    size_t n = strlen(text);
+/* Names and numbers that the chunk lacks: only where facts are asked for, other kinds may bring in the world. */
+static Status invents(const Talk *t, const char *text, const char *chunk_words, const StudyOptions *o, bool *yes) {
+    *yes = false;
+    if (!o->drop_invented || !seed_must_ask(t->seed.kind)) return ST_OK;
+    return words_invent(bytes_of(text), chunk_words, t->words ? t->words : " ", yes);
+}
+
+static Status judge_text(const Talk *t, const char *text, const char *words, const char *chunk_words, const StudyOptions *o,
+                         const char **reason) {
+    bool invented;
+    TRY(invents(t, text, chunk_words, o, &invented));
     if (words_count(words) < 2) *reason = "question too short";
-    else if (seed_must_ask(t->seed.kind) && text[n - 1] != '?') *reason = "not a question";
-    else if (drop_unrelated && !shares_content(words, chunk_words)) *reason = "unrelated to the chunk";
+    else if (seed_must_ask(t->seed.kind) && text[strlen(text) - 1] != '?') *reason = "not a question";
+    else if (o->drop_unrelated && !shares_content(words, chunk_words)) *reason = "question unrelated to the chunk";
+    else if (invented) *reason = "question names what the chunk lacks";
+    return ST_OK;
+}
+
+Status talk_judge_question(Talk *t, const Chat *c, const char *chunk_words, const StudyOptions *o, const char **reason) {
+    char *text = NULL, *words = NULL;
+    *reason = NULL;
+    Status st = text_of(c, &t->round[t->rounds].question, &text);
+    if (!st) st = words_of(&words, bytes_of(text));
+    if (!st) st = judge_text(t, text, words, chunk_words, o, reason);
     if (t->rounds == 0) {
         t->question = text;
         t->words = words;
@@ -135,7 +146,7 @@ Status talk_judge_question(Talk *t, const Chat *c, const char *chunk_words, bool
         free(text);
         free(words);
     }
-    return ST_OK;
+    return st;
 }
 
 /* ---- the answer ---- */
@@ -181,13 +192,20 @@ double talk_answer_logprob(const Round *r) {
     return n ? r->sum / n : 0;
 }
 
-Status talk_judge_answer(Talk *t, const Chat *c, const StudyOptions *o, const char **reason) {
+Status talk_judge_answer(Talk *t, const Chat *c, const char *chunk_words, const StudyOptions *o, const char **reason) {
     const Round *r = &t->round[t->rounds];
+    char *text;
+    bool invented;
     *reason = NULL;
-    if (r->answer.n == 0) *reason = "no answer";
-    else if (!r->ended && !o->keep_cut) *reason = "answer too long";
-    else if (talk_answer_logprob(r) < o->answer_floor) *reason = "answer unlikely";
-    return t->rounds == 0 && !*reason ? text_of(c, &r->answer, &t->answer) : ST_OK;
+    TRY(text_of(c, &r->answer, &text));
+    Status st = invents(t, text, chunk_words, o, &invented);
+    if (!st && r->answer.n == 0) *reason = "no answer";
+    else if (!st && !r->ended && !o->keep_cut) *reason = "answer too long";
+    else if (!st && talk_answer_logprob(r) < o->answer_floor) *reason = "answer unlikely";
+    else if (!st && invented) *reason = "answer names what the chunk lacks";
+    if (t->rounds == 0) t->answer = text;
+    else free(text);
+    return st;
 }
 
 /* ---- the whole ---- */

@@ -39,12 +39,12 @@ Status talk_answer_prompt(const Talk *t, const Chat *c, TokenVec *out);
  * sets `closed`. A cut inside a token leaves the ids of the part before it. */
 Status talk_hear_question(Talk *t, const Chat *c, int32_t id);
 /* The question is over, complete or not: whether it will do. A NULL reason: ask on. */
-Status talk_judge_question(Talk *t, const Chat *c, const char *chunk_words, bool drop_unrelated, const char **reason);
+Status talk_judge_question(Talk *t, const Chat *c, const char *chunk_words, const StudyOptions *o, const char **reason);
 
 /* A token of the answer with the teacher's candidates, best first; is_end: its end of turn. */
 Status talk_hear_answer(Talk *t, int32_t id, bool is_end, float logprob, const int32_t *top_id, const float *top_logprob,
                         int32_t topk, float mass);
-Status talk_judge_answer(Talk *t, const Chat *c, const StudyOptions *o, const char **reason);
+Status talk_judge_answer(Talk *t, const Chat *c, const char *chunk_words, const StudyOptions *o, const char **reason);
 double talk_answer_logprob(const Round *r); /* mean over its tokens, the end included */
 
 /* The finished conversation as it is stored; its lists live in `store`, which the caller zeroes and closes. */

@@ -5,6 +5,7 @@
  * more words to count as content. */
 #include "engine/learn/words.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -112,6 +113,43 @@ bool word_is_content(Bytes word) {
     for (size_t i = 0; i < word.n; i++)
         if (is_digit(word.p[i])) return true;
     return word.n >= 3 && !bsearch(&word, everyday, sizeof everyday / sizeof *everyday, sizeof *everyday, against);
+}
+
+/* The next stretch of letters and digits from *at on; empty at the end. *begins: whether it begins a sentence. */
+static Bytes next_raw_word(Bytes text, size_t *at, bool *begins) {
+    size_t i = *at, first;
+    while (i < text.n && !isalnum((uint8_t)text.p[i]) && (uint8_t)text.p[i] < 0x80) {
+        if (strchr(".!?\"\n", text.p[i])) *begins = true;
+        i++;
+    }
+    first = i;
+    while (i < text.n && (isalnum((uint8_t)text.p[i]) || (uint8_t)text.p[i] >= 0x80 || groups_digits(text.p, text.n, i))) i++;
+    *at = i;
+    return (Bytes){text.p + first, i - first};
+}
+
+static bool is_name_or_number(Bytes word, bool begins) {
+    utf8proc_int32_t c = -1;
+    for (size_t i = 0; i < word.n; i++)
+        if (is_digit(word.p[i])) return true;
+    utf8proc_iterate((const utf8proc_uint8_t *)word.p, (utf8proc_ssize_t)word.n, &c);
+    return !begins && word.n > 1 && c >= 0 && utf8proc_category(c) == UTF8PROC_CATEGORY_LU;
+}
+
+Status words_invent(Bytes text, const char *known, const char *also, bool *yes) {
+    bool begins = true;
+    size_t at = 0;
+    *yes = false;
+    for (Bytes word = next_raw_word(text, &at, &begins); word.n && !*yes; word = next_raw_word(text, &at, &begins)) {
+        char *folded;
+        bool matters = is_name_or_number(word, begins);
+        begins = false;
+        if (!matters) continue;
+        TRY(words_of(&folded, word));
+        *yes = !words_contain(known, folded) && !words_contain(also, folded);
+        free(folded);
+    }
+    return ST_OK;
 }
 
 /* FNV-1a. */

@@ -17,6 +17,9 @@ void words_each(const char *words, void (*visit)(void *user, Bytes word), void *
 
 /* Words that say what a text is about: at least three letters and not in a short list of everyday ones, or a number. */
 bool word_is_content(Bytes word);
+/* Whether text has a name or a number that stands in neither of two texts (from words_of): a word with a capital letter
+ * that does not begin a sentence, or with a digit. */
+Status words_invent(Bytes text, const char *known, const char *also, bool *yes);
 uint64_t word_hash(Bytes word);
 
 #endif
