@@ -1,0 +1,193 @@
+/* runtime.cpp -- the CUDA runtime calls that the engine makes, on the host.
+ *
+ * Device memory is host memory of exactly the size asked for, so that ASan sees the first byte behind it, and starts
+ * as NaN. Work on a stream runs at once, unless the stream captures a graph: then it is recorded and runs at each
+ * launch of the graph. Concurrency between streams is not modelled. */
+#include <map>
+#include <mutex>
+
+#include "tests/simt/machine.h"
+#include "tests/simt/simt_runtime.h"
+
+struct CUstream_st { std::vector<std::function<void()>> *recording; };
+struct CUgraph_st { std::vector<std::function<void()>> work; };
+struct CUgraphExec_st { std::vector<std::function<void()>> work; };
+struct CUevent_st { double milliseconds; };
+
+namespace simt {
+RuntimeOptions runtime;
+
+static std::map<const void *, size_t> block_bytes; /* live device blocks */
+static size_t bytes_live;
+static int opens;
+static std::mutex memory_lock;
+
+cudaError_t submit(cudaStream_t stream, std::function<void()> work) {
+    if (stream && stream->recording)
+        stream->recording->push_back(std::move(work));
+    else
+        work();
+    return cudaSuccess;
+}
+
+size_t device_bytes_live() {
+    return bytes_live;
+}
+} // namespace simt
+
+using namespace simt;
+
+extern "C" {
+cudaError_t cudaGetDeviceCount(int *n) {
+    *n = runtime.devices;
+    return runtime.devices ? cudaSuccess : cudaErrorNoDevice;
+}
+cudaError_t cudaSetDevice(int device) {
+    return device < runtime.devices ? cudaSuccess : cudaErrorInvalidDevice;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
+    memset(p, 0, sizeof *p);
+    snprintf(p->name, sizeof p->name, "emulated device");
+    p->major = runtime.compute / 10, p->minor = runtime.compute % 10;
+    p->multiProcessorCount = runtime.processors;
+    p->totalGlobalMem = runtime.memory;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr attribute, int) {
+    switch (attribute) {
+    case cudaDevAttrComputeCapabilityMajor: *v = runtime.compute / 10; return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor: *v = runtime.compute % 10; return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount: *v = runtime.processors; return cudaSuccess;
+    default: return cudaErrorInvalidValue;
+    }
+}
+cudaError_t cudaDriverGetVersion(int *v) {
+    *v = CUDART_VERSION;
+    return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int *v) {
+    *v = CUDART_VERSION;
+    return cudaSuccess;
+}
+cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int) {
+    return cudaSuccess;
+}
+const char *cudaGetErrorString(cudaError_t e) {
+    return e == cudaSuccess ? "no error" : e == cudaErrorMemoryAllocation ? "out of memory" : "emulated error";
+}
+const char *cudaGetErrorName(cudaError_t e) {
+    return e == cudaSuccess ? "cudaSuccess" : e == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : "cudaErrorUnknown";
+}
+cudaError_t cudaGetLastError() {
+    cudaError_t e = runtime.pending;
+    runtime.pending = cudaSuccess;
+    return e;
+}
+cudaError_t cudaPeekAtLastError() {
+    return runtime.pending;
+}
+
+cudaError_t cudaMalloc(void **out, size_t bytes) {
+    std::lock_guard<std::mutex> hold(memory_lock);
+    *out = nullptr;
+    if (++opens == runtime.fail_at || bytes_live + bytes > runtime.memory) return cudaErrorMemoryAllocation;
+    if (posix_memalign(out, 256, bytes ? bytes : 1)) return cudaErrorMemoryAllocation;
+    memset(*out, 0xFF, bytes);
+    block_bytes[*out] = bytes;
+    bytes_live += bytes;
+    return cudaSuccess;
+}
+cudaError_t cudaFree(void *p) {
+    std::lock_guard<std::mutex> hold(memory_lock);
+    if (!p) return cudaSuccess;
+    auto found = block_bytes.find(p);
+    if (found == block_bytes.end()) fail("cudaFree(%p): not an address that cudaMalloc gave", p);
+    bytes_live -= found->second;
+    block_bytes.erase(found);
+    free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void **out, size_t bytes) {
+    return posix_memalign(out, 256, bytes ? bytes : 1) ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+cudaError_t cudaFreeHost(void *p) {
+    free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t *left, size_t *total) {
+    *total = runtime.memory;
+    *left = runtime.memory - bytes_live;
+    return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+    return submit(stream, [=] { memcpy(to, from, bytes); });
+}
+cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {
+    return submit(stream, [=] { memset(to, value, bytes); });
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned) {
+    *out = new CUstream_st{nullptr};
+    return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t s) {
+    delete s;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    if (s && s->recording) fail("cudaStreamSynchronize while the stream captures a graph");
+    return cudaGetLastError();
+}
+cudaError_t cudaDeviceSynchronize() {
+    return cudaGetLastError();
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
+    s->recording = new std::vector<std::function<void()>>();
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out) {
+    *out = new CUgraph_st{std::move(*s->recording)};
+    delete s->recording;
+    s->recording = nullptr;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long) {
+    *out = new CUgraphExec_st{g->work};
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t) {
+    for (const auto &work : g->work) work();
+    return cudaGetLastError();
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t g) {
+    delete g;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g) {
+    delete g;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t *out) {
+    *out = new CUevent_st{0};
+    return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    delete e;
+    return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    e->milliseconds = (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+    return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) {
+    return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b) {
+    *ms = (float)(b->milliseconds - a->milliseconds);
+    return cudaSuccess;
+}
+}
