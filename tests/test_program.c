@@ -84,6 +84,24 @@ static void test_help_comes_from_the_tables(void **state) {
     expect(0, "commit", "--version");
 }
 
+/* Every command line of the README is one that the parser takes; the demo's own ones run above, those on the real model
+ * want minutes and are run by hand. */
+static void test_commands_of_the_readme(void **state) {
+    (void)state;
+    char *text, line[1024];
+    size_t n;
+    int commands = 0;
+    assert_ok(file_read(&text, &n, CARTRIDGE_SOURCE_DIR "/README.md"));
+    for (char *p = text; p; p = strchr(p, '\n'), p += p ? 1 : 0) {
+        if (strncmp(p, "cartridge ", 10) || !memchr(p, '-', strcspn(p, "\n"))) continue;
+        snprintf(line, sizeof line, "%.*s --help", (int)strcspn(p + 10, "\n"), p + 10);
+        expect(0, "usage:", line);
+        commands++;
+    }
+    assert_true(commands >= 4);
+    free(text);
+}
+
 static void test_wrong_command_lines(void **state) {
     (void)state;
     expect(2, "did you mean train?", "trian");
@@ -152,6 +170,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_demo_can_be_used),
         cmocka_unit_test(test_help_comes_from_the_tables),
+        cmocka_unit_test(test_commands_of_the_readme),
         cmocka_unit_test(test_wrong_command_lines),
         cmocka_unit_test(test_inputs_that_cannot_be_used),
         cmocka_unit_test(test_damaged_cartridges_and_other_models),
