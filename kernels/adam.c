@@ -4,12 +4,15 @@
 #include "kernels/reference.h"
 
 /* What differs from page to page. */
-typedef struct PageStep { int64_t pool_page, from, to; double lr, correct1, correct2; } PageStep;
+typedef struct PageStep {
+    int64_t pool_page, from, to;
+    double lr, correct1, correct2;
+} PageStep;
 
 static PageStep page_step(const AdamArgs *a, int64_t i) {
     double n = geti(a->step, i);
-    return (PageStep){geti(a->page, i), geti(a->from, i), geti(a->to, i), get(a->lr, i),
-                      1 - pow(a->beta1, n), 1 - pow(a->beta2, n)};
+    return (PageStep){geti(a->page, i), geti(a->from, i),     geti(a->to, i),
+                      get(a->lr, i),    1 - pow(a->beta1, n), 1 - pow(a->beta2, n)};
 }
 
 static double rounded(double v, DType keep) {
@@ -25,7 +28,8 @@ static void update(const AdamArgs *a, const PageStep *s, int64_t i, int64_t at) 
     put(a->m, i, m);
     put(a->v, i, v);
     put(a->p, i, p);
-    put(a->pool, at, rounded(get(a->p, i), a->keep)); /* of what was stored: the file must agree with the master */
+    put(a->pool, at,
+        rounded(get(a->p, i), a->keep)); /* of what was stored: the file must agree with the master */
 }
 
 Status adam_ref(Stream *s, const AdamArgs *a) {
@@ -38,7 +42,8 @@ Status adam_ref(Stream *s, const AdamArgs *a) {
         PageStep step = page_step(a, si % n);
         for (int64_t e = 0; e < block; e++) {
             int64_t row = e / D % KV_PAGE, i = si * block + e;
-            if (row >= step.from && row < step.to) update(a, &step, i, (si / n * pages + step.pool_page) * block + e);
+            if (row >= step.from && row < step.to)
+                update(a, &step, i, (si / n * pages + step.pool_page) * block + e);
             put(a->g, i, 0);
         }
     }

@@ -7,7 +7,11 @@
 
 enum { HEAD_MAX = 256 };
 
-typedef struct Row { int32_t s, i; int64_t q; int64_t g; } Row; /* row i of sequence s, its query's place, its key head */
+typedef struct Row {
+    int32_t s, i;
+    int64_t q;
+    int64_t g;
+} Row; /* row i of sequence s, its query's place, its key head */
 
 static int32_t sequence_of(const AttnLayout *l, int32_t t) {
     int32_t s = 0;
@@ -27,7 +31,8 @@ static double log_sum_exp(const AttnLayout *l, const AttnArgs *a, Row r) {
     for (int32_t i = l->seg[r.s]; i < l->seg[r.s + 1]; i++) {
         int32_t keys = visible_keys(l, r.s, i, r.i);
         for (int32_t j = 0; j < keys; j++) {
-            double score = a->scale * dot(a->q, r.q, a->k, key_index(l, l->segment[i], j, a->k, r.g), a->q.dim[2]);
+            double score =
+                a->scale * dot(a->q, r.q, a->k, key_index(l, l->segment[i], j, a->k, r.g), a->q.dim[2]);
             if (score > largest) {
                 sum *= exp(largest - score);
                 largest = score;

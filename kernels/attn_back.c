@@ -1,8 +1,8 @@
-/* attn_back.c -- gradients of attention. With the lse of all segments together, P = exp(scale q.k - lse) is each key's
- * share already, so every key goes backward by itself:
- *   dS = P (dO.v - delta),  delta = dO.o;    dq += scale dS k,  dk += scale dS q,  dv += P dO
- * dq is gathered row by row; dk and dv key by key, over every row that sees the key, so that each result is one sum in
- * double and nothing depends on the order in which rows come. */
+/* attn_back.c -- gradients of attention. With the lse of all segments together, P = exp(scale q.k - lse) is
+ * each key's share already, so every key goes backward by itself: dS = P (dO.v - delta),  delta = dO.o;    dq
+ * += scale dS k,  dk += scale dS q,  dv += P dO dq is gathered row by row; dk and dv key by key, over every
+ * row that sees the key, so that each result is one sum in double and nothing depends on the order in which
+ * rows come. */
 #include <math.h>
 
 #include "kernels/attn_plan.h"
@@ -10,7 +10,9 @@
 enum { HEAD_MAX = 256 };
 
 /* P and dS of one pair. q: where the query (and o, d_o) of the row begins; th: its lse. */
-typedef struct Pair { double p, ds; } Pair;
+typedef struct Pair {
+    double p, ds;
+} Pair;
 
 static Pair pair_of(const AttnBackArgs *a, int64_t q, int64_t th, int64_t key) {
     int64_t D = a->q.dim[2];
@@ -37,12 +39,17 @@ static void all_query_gradients(const AttnLayout *l, const AttnBackArgs *a) {
     int64_t H = a->q.dim[1];
     for (int32_t s = 0; s < l->S; s++) {
 #pragma omp parallel for
-        for (int64_t th = l->row[s] * H; th < l->row[s + 1] * H; th++) query_gradient(l, a, s, (int32_t)(th / H), th % H);
+        for (int64_t th = l->row[s] * H; th < l->row[s + 1] * H; th++)
+            query_gradient(l, a, s, (int32_t)(th / H), th % H);
     }
 }
 
 /* One key: row `offset` of a page, head g. Sums over every (sequence, segment) in which the page stands. */
-typedef struct Key { int32_t page, offset; int64_t g; double dk[HEAD_MAX], dv[HEAD_MAX]; } Key;
+typedef struct Key {
+    int32_t page, offset;
+    int64_t g;
+    double dk[HEAD_MAX], dv[HEAD_MAX];
+} Key;
 
 static void add_row(const AttnBackArgs *a, Key *key, int64_t index, int32_t t) {
     int64_t H = a->q.dim[1], D = a->q.dim[2], group = H / a->k.dim[1];
@@ -78,8 +85,8 @@ static void gather_key(const AttnLayout *l, const AttnBackArgs *a, Key *key) {
         }
 }
 
-static void page_gradient(const AttnLayout *l, const AttnBackArgs *a, Tensor dk, Tensor dv, int32_t page, int32_t grad,
-                          bool add) {
+static void page_gradient(const AttnLayout *l, const AttnBackArgs *a, Tensor dk, Tensor dv, int32_t page,
+                          int32_t grad, bool add) {
     int64_t G = a->k.dim[1], D = a->k.dim[3];
 #pragma omp parallel for
     for (int64_t i = 0; i < G * KV_PAGE; i++) {
@@ -98,7 +105,8 @@ Status attn_back_ref(Stream *s, const AttnBackArgs *a) {
     const RefPlan *p = ref_plan(a->plan);
     const AttnLayout *l = &p->layout;
     TRY(attn_back_check(a, &p->limits, l->T));
-    NEED(a->q.dim[2] <= HEAD_MAX, ST_UNSUPPORTED, "attn_back: head size %lld, at most %d", (long long)a->q.dim[2], HEAD_MAX);
+    NEED(a->q.dim[2] <= HEAD_MAX, ST_UNSUPPORTED, "attn_back: head size %lld, at most %d",
+         (long long)a->q.dim[2], HEAD_MAX);
     if (a->dq.data) all_query_gradients(l, a);
     for (int32_t page = 0; page < l->pages; page++) {
         if (a->dk_own.data && l->own_grad[page] >= 0)

@@ -11,12 +11,12 @@
 #include "kernels/cpu_matmul.h"
 
 typedef struct Work {
-    float *qt, *dot;   /* [D,lanes] scaled q and dO, transposed */
-    float *q, *d_o;    /* [lanes,D] */
-    float *dq;         /* [lanes,D] */
-    float *p, *ds;     /* [KV_PAGE,lanes] */
+    float *qt, *dot;    /* [D,lanes] scaled q and dO, transposed */
+    float *q, *d_o;     /* [lanes,D] */
+    float *dq;          /* [lanes,D] */
+    float *p, *ds;      /* [KV_PAGE,lanes] */
     float *lse, *delta; /* [lanes] */
-    int32_t *sees;     /* [lanes] */
+    int32_t *sees;      /* [lanes] */
 } Work;
 
 static Work work_of(const CpuPlan *p) {
@@ -80,13 +80,17 @@ static void differentiate(Work *w, int64_t lanes, int64_t key, int64_t keys, flo
 }
 
 /* Where the gradients of a run's keys are added; NULL: nobody wants them. */
-typedef struct Target { float *dk, *dv; } Target;
+typedef struct Target {
+    float *dk, *dv;
+} Target;
 
 static Target target_of(const CpuPlan *p, const AttnBackArgs *a, Run run, int64_t g) {
     int32_t own = p->own_grad[run.page], learned = p->learned_grad[run.page];
     Tensor dk = {0}, dv = {0};
-    if (own >= 0) dk = a->dk_own, dv = a->dv_own;
-    else if (learned >= 0) dk = a->dk_learned, dv = a->dv_learned;
+    if (own >= 0)
+        dk = a->dk_own, dv = a->dv_own;
+    else if (learned >= 0)
+        dk = a->dk_learned, dv = a->dv_learned;
     if (!dk.data) return (Target){0};
     int64_t at = run_index(p, run, g, own >= 0 ? own : learned);
     return (Target){(float *)dk.data + at, (float *)dv.data + at};

@@ -11,13 +11,13 @@
 
 /* What a thread works in. */
 typedef struct Work {
-    float *q;      /* [D,lanes] scaled queries, transposed */
-    float *scores; /* [KV_PAGE,lanes], then their exponentials */
-    float *sum_v;  /* [lanes,D] */
+    float *q;       /* [D,lanes] scaled queries, transposed */
+    float *scores;  /* [KV_PAGE,lanes], then their exponentials */
+    float *sum_v;   /* [lanes,D] */
     float *largest; /* [lanes] running maximum, */
     float *sum;     /* [lanes] sum, */
     float *keep;    /* [lanes] and what a new maximum leaves of the old sums */
-    int32_t *sees; /* [lanes] keys of the chunk */
+    int32_t *sees;  /* [lanes] keys of the chunk */
 } Work;
 
 static Work work_of(const CpuPlan *p) {

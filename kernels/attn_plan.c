@@ -45,8 +45,10 @@ void plan_close_ref(AttnPlan *plan) {
 }
 
 static void copy_ints(const int32_t *to, const int32_t *from, int32_t n) {
-    if (from) memcpy((int32_t *)(uintptr_t)to, from, sizeof *from * (size_t)n);
-    else memset((int32_t *)(uintptr_t)to, 0xFF, sizeof *to * (size_t)n); /* absent map: all -1 */
+    if (from)
+        memcpy((int32_t *)(uintptr_t)to, from, sizeof *from * (size_t)n);
+    else
+        memset((int32_t *)(uintptr_t)to, 0xFF, sizeof *to * (size_t)n); /* absent map: all -1 */
 }
 
 Status attn_plan_ref(Stream *s, AttnPlan *plan, const AttnLayout *from) {

@@ -97,8 +97,10 @@ void plan_close_cpu(AttnPlan *plan) {
 /* ---- ranges ---- */
 
 static void copy_grads(int32_t *to, const int32_t *from, int32_t n) {
-    if (from) memcpy(to, from, sizeof *to * (size_t)n);
-    else memset(to, 0xFF, sizeof *to * (size_t)n); /* an absent map: all -1 */
+    if (from)
+        memcpy(to, from, sizeof *to * (size_t)n);
+    else
+        memset(to, 0xFF, sizeof *to * (size_t)n); /* an absent map: all -1 */
 }
 
 static int64_t first_page(const Range *r) {
@@ -198,8 +200,10 @@ static int64_t count_products(const CpuPlan *p) {
 /* Sequences that stand side by side become one reader: their rows do. */
 static void add_reader(CpuPlan *p, Range *r, int32_t row, int32_t rows) {
     Reader *last = p->reader + r->reader + r->readers - 1;
-    if (r->readers && last->row + last->rows == row) last->rows += rows;
-    else p->reader[r->reader + r->readers++] = (Reader){row, rows, r->rows};
+    if (r->readers && last->row + last->rows == row)
+        last->rows += rows;
+    else
+        p->reader[r->reader + r->readers++] = (Reader){row, rows, r->rows};
     r->rows += rows;
 }
 
@@ -268,8 +272,10 @@ int64_t pass_tasks(const CpuPlan *p, const Pass *at, Split split) {
 static int32_t find_last(const int64_t *first, int32_t low, int32_t high, int64_t i) {
     while (high - low > 1) {
         int32_t middle = low + (high - low) / 2;
-        if (first[middle] <= i) low = middle;
-        else high = middle;
+        if (first[middle] <= i)
+            low = middle;
+        else
+            high = middle;
     }
     return low;
 }
@@ -295,8 +301,10 @@ static int32_t find_reader(const CpuPlan *p, const Range *r, int32_t i) {
     int32_t low = r->reader, high = r->reader + r->readers;
     while (high - low > 1) {
         int32_t middle = low + (high - low) / 2;
-        if (p->reader[middle].start <= i) low = middle;
-        else high = middle;
+        if (p->reader[middle].start <= i)
+            low = middle;
+        else
+            high = middle;
     }
     return low;
 }

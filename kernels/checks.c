@@ -1,4 +1,5 @@
-/* checks.c -- the contracts of ops.h. Sizes are taken from the first argument that has them; the others must agree. */
+/* checks.c -- the contracts of ops.h. Sizes are taken from the first argument that has them; the others must
+ * agree. */
 #include "kernels/checks.h"
 
 #include <stdio.h>
@@ -9,19 +10,22 @@ enum {
     BF16 = 1 << DT_BF16,
     F16 = 1 << DT_F16,
     I32 = 1 << DT_I32,
-    REAL = F32 | F64,              /* gradients, statistics, masters */
-    FLOAT = F32 | F64 | BF16,      /* activations, keys and values */
-    ANY = F32 | F64 | BF16 | F16,  /* weights */
+    REAL = F32 | F64,             /* gradients, statistics, masters */
+    FLOAT = F32 | F64 | BF16,     /* activations, keys and values */
+    ANY = F32 | F64 | BF16 | F16, /* weights */
 };
 
 static void wanted(char *out, size_t cap, unsigned types, int32_t ndim, const int64_t *dim) {
     size_t used = 0;
     for (int t = DT_F32; t <= DT_I32; t++)
-        if (types >> t & 1) used += (size_t)snprintf(out + used, cap - used, used ? "|%s" : "%s", dtype_name((DType)t));
+        if (types >> t & 1)
+            used += (size_t)snprintf(out + used, cap - used, used ? "|%s" : "%s", dtype_name((DType)t));
     for (int32_t i = 0; i < ndim; i++) {
         const char *open = i ? "," : "[";
-        if (dim[i] < 0) used += (size_t)snprintf(out + used, cap - used, "%s*", open);
-        else used += (size_t)snprintf(out + used, cap - used, "%s%lld", open, (long long)dim[i]);
+        if (dim[i] < 0)
+            used += (size_t)snprintf(out + used, cap - used, "%s*", open);
+        else
+            used += (size_t)snprintf(out + used, cap - used, "%s%lld", open, (long long)dim[i]);
     }
     snprintf(out + used, cap - used, "]");
 }
@@ -41,8 +45,7 @@ static Status check_tensor(const char *op, const char *name, Tensor t, unsigned 
     do {                                                                                                     \
         if ((t).data) CHECK(op, t, types, __VA_ARGS__);                                                      \
     } while (0)
-#define SAME_AS(op, t, types, like)                                                                          \
-    TRY(check_tensor((op), #t, (t), (types), (like).ndim, (like).dim))
+#define SAME_AS(op, t, types, like) TRY(check_tensor((op), #t, (t), (types), (like).ndim, (like).dim))
 
 int64_t tensor_rows_count(Tensor t) {
     int64_t n = 1;
@@ -53,7 +56,8 @@ int64_t tensor_rows_count(Tensor t) {
 static Status check_any(const char *op, const char *name, Tensor t, unsigned types) {
     char seen[96];
     tensor_print(t, seen, sizeof seen);
-    NEED(t.data && types >> t.dtype & 1 && t.ndim >= 1, ST_ARG, "%s: %s is %s, wanted a tensor of floats", op, name, seen);
+    NEED(t.data && types >> t.dtype & 1 && t.ndim >= 1, ST_ARG, "%s: %s is %s, wanted a tensor of floats", op,
+         name, seen);
     return ST_OK;
 }
 
@@ -158,17 +162,19 @@ Status page_load_check(const PageLoadArgs *a) {
 
 static Status check_segment(const AttnLayout *l, int32_t i) {
     Segment g = l->segment[i];
-    NEED(g.length >= 1 && g.from >= 0, ST_ARG, "attn_plan: segment %d has length %d from row %d", i, g.length, g.from);
+    NEED(g.length >= 1 && g.from >= 0, ST_ARG, "attn_plan: segment %d has length %d from row %d", i, g.length,
+         g.from);
     int64_t last = g.first + ((int64_t)g.from + g.length - 1) / KV_PAGE;
-    NEED(g.first >= 0 && last < l->entries, ST_ARG, "attn_plan: segment %d uses page entries %d to %lld of %d", i, g.first,
-         (long long)last, l->entries);
+    NEED(g.first >= 0 && last < l->entries, ST_ARG,
+         "attn_plan: segment %d uses page entries %d to %lld of %d", i, g.first, (long long)last, l->entries);
     return ST_OK;
 }
 
 static Status check_sequence(const AttnLayout *l, int32_t s) {
     int32_t rows = l->row[s + 1] - l->row[s], segments = l->seg[s + 1] - l->seg[s];
     NEED(rows >= 1, ST_ARG, "attn_plan: sequence %d has %d rows", s, rows);
-    NEED(segments >= 1, ST_ARG, "attn_plan: sequence %d has %d segments, its own one is missing", s, segments);
+    NEED(segments >= 1, ST_ARG, "attn_plan: sequence %d has %d segments, its own one is missing", s,
+         segments);
     for (int32_t i = l->seg[s]; i < l->seg[s + 1]; i++) TRY(check_segment(l, i));
     int32_t own = l->segment[l->seg[s + 1] - 1].length;
     NEED(own >= rows, ST_ARG, "attn_plan: sequence %d has %d rows but only %d own keys", s, rows, own);
@@ -179,17 +185,18 @@ Status layout_check(const AttnLayout *l, const AttnLimits *m) {
     NEED(l->T >= 1 && l->T <= m->rows && l->S >= 1 && l->S <= m->seqs, ST_ARG,
          "attn_plan: %d rows of %d sequences, planned for %d and %d", l->T, l->S, m->rows, m->seqs);
     NEED(l->row[0] == 0 && l->row[l->S] == l->T && l->seg[0] == 0, ST_ARG,
-         "attn_plan: rows %d to %d and segments from %d do not cover a batch of %d rows", l->row[0], l->row[l->S],
-         l->seg[0], l->T);
+         "attn_plan: rows %d to %d and segments from %d do not cover a batch of %d rows", l->row[0],
+         l->row[l->S], l->seg[0], l->T);
     NEED(l->seg[l->S] <= m->segments && l->entries <= m->entries && l->pages <= m->pages, ST_ARG,
-         "attn_plan: %d segments, %d page entries, %d pages; planned for %d, %d, %d", l->seg[l->S], l->entries, l->pages,
-         m->segments, m->entries, m->pages);
+         "attn_plan: %d segments, %d page entries, %d pages; planned for %d, %d, %d", l->seg[l->S],
+         l->entries, l->pages, m->segments, m->entries, m->pages);
     for (int32_t s = 0; s < l->S; s++) TRY(check_sequence(l, s));
     for (int32_t i = 0; i < l->entries; i++)
-        NEED(l->page[i] >= 0 && l->page[i] < l->pages, ST_ARG, "attn_plan: page entry %d names page %d of %d", i, l->page[i],
-             l->pages);
+        NEED(l->page[i] >= 0 && l->page[i] < l->pages, ST_ARG, "attn_plan: page entry %d names page %d of %d",
+             i, l->page[i], l->pages);
     for (int32_t p = 0; l->own_grad && l->learned_grad && p < l->pages; p++)
-        NEED(l->own_grad[p] < 0 || l->learned_grad[p] < 0, ST_ARG, "attn_plan: page %d is both own and learned", p);
+        NEED(l->own_grad[p] < 0 || l->learned_grad[p] < 0, ST_ARG,
+             "attn_plan: page %d is both own and learned", p);
     return ST_OK;
 }
 
@@ -242,8 +249,8 @@ Status topk_check(const TopkArgs *a) {
     CHECK("topk", a->logits, F32 | F64, -1, -1);
     CHECK("topk", a->id, I32, a->logits.dim[0], -1);
     SAME_AS("topk", a->logprob, REAL, a->id);
-    NEED(a->id.dim[1] >= 1 && a->id.dim[1] <= a->logits.dim[1], ST_ARG, "topk: %lld best of %lld", (long long)a->id.dim[1],
-         (long long)a->logits.dim[1]);
+    NEED(a->id.dim[1] >= 1 && a->id.dim[1] <= a->logits.dim[1], ST_ARG, "topk: %lld best of %lld",
+         (long long)a->id.dim[1], (long long)a->logits.dim[1]);
     return ST_OK;
 }
 
@@ -275,7 +282,8 @@ Status adam_check(const AdamArgs *a) {
     CHECK("adam", a->to, I32, d[1]);
     CHECK("adam", a->lr, F32, d[1]);
     CHECK("adam", a->step, I32, d[1]);
-    NEED(a->keep == DT_BF16 || a->keep == DT_F32, ST_ARG, "adam: keep is %s, wanted bf16 or f32", dtype_name(a->keep));
+    NEED(a->keep == DT_BF16 || a->keep == DT_F32, ST_ARG, "adam: keep is %s, wanted bf16 or f32",
+         dtype_name(a->keep));
     return ST_OK;
 }
 

@@ -22,7 +22,9 @@ static int32_t row_best(Tensor logits, int64_t first, int64_t V) {
 
 /* ---- distill ---- */
 
-typedef struct RowLoss { double loss, kl, mass; } RowLoss;
+typedef struct RowLoss {
+    double loss, kl, mass;
+} RowLoss;
 
 static RowLoss row_loss(const DistillArgs *a, int64_t w, double lse) {
     int64_t first = w * a->logits.dim[1];
@@ -35,7 +37,8 @@ static RowLoss row_loss(const DistillArgs *a, int64_t w, double lse) {
         r.mass += p;
         student += exp(logq);
     }
-    /* The tail as one bucket. Rounded log-probabilities may sum to a little more than one: then there is no tail. */
+    /* The tail as one bucket. Rounded log-probabilities may sum to a little more than one: then there is no
+     * tail. */
     double tail = 1 - r.mass, student_tail = fmax(1 - student, 1e-300);
     if (tail > 0) r.kl += tail * log(tail / student_tail);
     r.kl = fmax(r.kl, 0);
@@ -85,7 +88,8 @@ static void rank_row(Ranked *out, Tensor logits, int64_t first, int64_t V) {
 
 static Status ranking_space(Stream *s, int64_t V, Ranked **out) {
     RefStream *r = (RefStream *)(void *)s;
-    NEED(r && V <= r->vocab, ST_ARG, "a row of %lld logits, the stream was opened for %d", (long long)V, r ? r->vocab : 0);
+    NEED(r && V <= r->vocab, ST_ARG, "a row of %lld logits, the stream was opened for %d", (long long)V,
+         r ? r->vocab : 0);
     *out = r->ranked;
     return ST_OK;
 }
@@ -119,7 +123,8 @@ static int64_t filter(const Ranked *r, int64_t V, int32_t top_k, double top_p, d
     return kept;
 }
 
-/* argmax of logit + Gumbel noise is a draw from the softmax; the noise of a token depends on (seed, counter, token). */
+/* argmax of logit + Gumbel noise is a draw from the softmax; the noise of a token depends on (seed, counter,
+ * token). */
 static double gumbel(uint64_t seed, uint64_t counter, int32_t token) {
     Random4 r = random_block(seed, counter, (uint64_t)token);
     return -log(-log((double)random_unit(r.v[0])));

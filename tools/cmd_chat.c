@@ -16,16 +16,25 @@ typedef struct Args {
 #define AT(field) offsetof(Args, field)
 
 static const Option rows[] = {
-    {"model", 'm', OPTION_TEXT, "DIR", NULL, 0, 0, "what", "the base model, a Hugging Face folder", AT(model), true},
-    {"cartridge", 'c', OPTION_LIST, "FILE", NULL, 0, 0, "what", "repeatable: several are used together, in this order", AT(cartridge), false},
-    {"prompt", 0, OPTION_TEXT, "TEXT|-", NULL, 0, 0, "what", "answer this (- reads it from stdin) and leave; without it: a conversation", AT(prompt), false},
-    {"system", 0, OPTION_TEXT, "TEXT", NULL, 0, 0, "what", "a system turn; cartridges are made to be used without one", AT(system), false},
-    {"temperature", 0, OPTION_REAL, "F", "0", 0, 100, "sampling", "0: always the likeliest token", AT(temperature), false},
-    {"top-k", 0, OPTION_WHOLE, "N", "0", 0, 1e6, "sampling", "only among the N likeliest; 0: all", AT(top_k), false},
-    {"top-p", 0, OPTION_REAL, "F", "1", 0, 1, "sampling", "only among the likeliest that reach this probability together", AT(top_p), false},
-    {"min-p", 0, OPTION_REAL, "F", "0", 0, 1, "sampling", "only those at least this likely, relative to the likeliest", AT(min_p), false},
+    {"model", 'm', OPTION_TEXT, "DIR", NULL, 0, 0, "what", "the base model, a Hugging Face folder", AT(model),
+     true},
+    {"cartridge", 'c', OPTION_LIST, "FILE", NULL, 0, 0, "what",
+     "repeatable: several are used together, in this order", AT(cartridge), false},
+    {"prompt", 0, OPTION_TEXT, "TEXT|-", NULL, 0, 0, "what",
+     "answer this (- reads it from stdin) and leave; without it: a conversation", AT(prompt), false},
+    {"system", 0, OPTION_TEXT, "TEXT", NULL, 0, 0, "what",
+     "a system turn; cartridges are made to be used without one", AT(system), false},
+    {"temperature", 0, OPTION_REAL, "F", "0", 0, 100, "sampling", "0: always the likeliest token",
+     AT(temperature), false},
+    {"top-k", 0, OPTION_WHOLE, "N", "0", 0, 1e6, "sampling", "only among the N likeliest; 0: all", AT(top_k),
+     false},
+    {"top-p", 0, OPTION_REAL, "F", "1", 0, 1, "sampling",
+     "only among the likeliest that reach this probability together", AT(top_p), false},
+    {"min-p", 0, OPTION_REAL, "F", "0", 0, 1, "sampling",
+     "only those at least this likely, relative to the likeliest", AT(min_p), false},
     {"max-tokens", 0, OPTION_WHOLE, "N", "256", 1, 1e6, "sampling", "longest answer", AT(max_tokens), false},
-    {"context", 0, OPTION_WHOLE, "N", "2048", 64, 1e7, "sampling", "tokens of conversation to make room for", AT(context), false},
+    {"context", 0, OPTION_WHOLE, "N", "2048", 64, 1e7, "sampling", "tokens of conversation to make room for",
+     AT(context), false},
 };
 
 typedef struct Talk {
@@ -75,8 +84,14 @@ static Status generate(Talk *t) {
     const Args *a = t->a;
     uint64_t ticket;
     int32_t active = 1;
-    Request r = {.prefix = t->prefix, .prefixes = t->cartridges, .token = t->history.v, .n = t->history.n, .pos = -1,
-                 .new_max = (int32_t)a->max_tokens, .deliver = hear, .user = t,
+    Request r = {.prefix = t->prefix,
+                 .prefixes = t->cartridges,
+                 .token = t->history.v,
+                 .n = t->history.n,
+                 .pos = -1,
+                 .new_max = (int32_t)a->max_tokens,
+                 .deliver = hear,
+                 .user = t,
                  .sampling = {(float)a->temperature, (int32_t)a->top_k, (float)a->top_p, (float)a->min_p,
                               (uint64_t)t->common->seed}};
     TRY(chat_stops(t->s.chat, &r.stop, &r.stops));
@@ -117,8 +132,10 @@ static Status converse(Talk *t) {
     while (!st && !progress_interrupted() && (fputs("> ", stderr), getline(&line, &cap, stdin) > 0)) {
         line[strcspn(line, "\n")] = '\0';
         if (!strcmp(line, "/quit")) break;
-        if (!strcmp(line, "/reset")) st = begin(t);
-        else if (*line) st = turn(t, line);
+        if (!strcmp(line, "/reset"))
+            st = begin(t);
+        else if (*line)
+            st = turn(t, line);
     }
     free(line);
     return st;
@@ -155,7 +172,9 @@ static Status answer_one(Talk *t) {
 
 static Status open_talk(Talk *t) {
     const Args *a = t->a;
-    SessionLimits l = {.held_rows = KV_PAGE, .seqs = 1, .seq_rows = (int32_t)(a->context + a->max_tokens),
+    SessionLimits l = {.held_rows = KV_PAGE,
+                       .seqs = 1,
+                       .seq_rows = (int32_t)(a->context + a->max_tokens),
                        .pass_rows = JOB_PASS_ROWS};
     for (int32_t i = 0; i < a->cartridge.n; i++) {
         CartridgeInfo info;
@@ -172,7 +191,8 @@ static Status open_talk(Talk *t) {
     return begin(t);
 }
 
-static Status run(const void *options, const Common *common, const TextList *rest, const Watch *watch, int *code) {
+static Status run(const void *options, const Common *common, const TextList *rest, const Watch *watch,
+                  int *code) {
     (void)rest, (void)code;
     Talk t = {.a = options, .common = common, .watch = watch};
     Status st = open_talk(&t);
@@ -184,7 +204,10 @@ static Status run(const void *options, const Common *common, const TextList *res
     return st;
 }
 
-const Command cmd_chat = {
-    .name = "chat", .usage = "chat -m DIR [-c FILE...] [--prompt TEXT] [options]",
-    .summary = "talk to a model behind cartridges, or answer one prompt",
-    .table = {{rows, OPTION_COUNT(rows)}}, .at = {0}, .bytes = sizeof(Args), .run = run};
+const Command cmd_chat = {.name = "chat",
+                          .usage = "chat -m DIR [-c FILE...] [--prompt TEXT] [options]",
+                          .summary = "talk to a model behind cartridges, or answer one prompt",
+                          .table = {{rows, OPTION_COUNT(rows)}},
+                          .at = {0},
+                          .bytes = sizeof(Args),
+                          .run = run};

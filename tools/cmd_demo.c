@@ -1,6 +1,6 @@
-/* cmd_demo.c -- the whole path on a model that lies inside the program: a corpus of made-up facts, self-study by the
- * model itself, training, and a table with a bar that the cartridge must reach. Everything it makes stays in its
- * folder, the model too, so that the other commands can be tried on it. */
+/* cmd_demo.c -- the whole path on a model that lies inside the program: a corpus of made-up facts, self-study
+ * by the model itself, training, and a table with a bar that the cartridge must reach. Everything it makes
+ * stays in its folder, the model too, so that the other commands can be tried on it. */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -18,12 +18,18 @@
 #include "tools/job.h"
 #include "tools/progress.h"
 
-typedef struct Args { const char *out; int64_t facts, rows; bool quick; } Args;
+typedef struct Args {
+    const char *out;
+    int64_t facts, rows;
+    bool quick;
+} Args;
 #define AT(field) offsetof(Args, field)
 
 static const Option rows[] = {
-    {"out", 'o', OPTION_TEXT, "DIR", "demo", 0, 0, "demo", "folder for the model, the corpus, the cartridge", AT(out), false},
-    {"facts", 0, OPTION_WHOLE, "N", "64", 8, FACTS_MAX, "demo", "facts in the corpus, eight for each name", AT(facts), false},
+    {"out", 'o', OPTION_TEXT, "DIR", "demo", 0, 0, "demo", "folder for the model, the corpus, the cartridge",
+     AT(out), false},
+    {"facts", 0, OPTION_WHOLE, "N", "64", 8, FACTS_MAX, "demo", "facts in the corpus, eight for each name",
+     AT(facts), false},
     {"tokens", 'p', OPTION_WHOLE, "N", "16", 2, 1024, "demo", "rows of the cartridge", AT(rows), false},
     {"quick", 0, OPTION_FLAG, NULL, NULL, 0, 0, "demo", "16 facts in 8 rows, in seconds", AT(quick), false},
 };
@@ -31,7 +37,10 @@ static const Option rows[] = {
 static const double BAR = 0.95; /* of the accuracy with the whole text in context */
 
 /* How much is done: the full demo and the quick one. */
-typedef struct Plan { int32_t facts, rows; int64_t conversations, steps; } Plan;
+typedef struct Plan {
+    int32_t facts, rows;
+    int64_t conversations, steps;
+} Plan;
 
 enum { CONTEXTS = 4 };
 typedef struct Job {
@@ -164,7 +173,8 @@ static Status do_training(Job *j) {
 static Status measure(Job *j, int context, const Prefix *p) {
     EvaluateOptions o = {.answer_max = 8, .generate = true};
     j->row[context] = p ? prefix_visible(p) : 0;
-    return evaluate(j->s.scheduler, j->s.model, j->s.chat, &p, p ? 1 : 0, &j->set, &o, j->watch, &j->score[context]);
+    return evaluate(j->s.scheduler, j->s.model, j->s.chat, &p, p ? 1 : 0, &j->set, &o, j->watch,
+                    &j->score[context]);
 }
 
 static Status measure_text(Job *j, int context, int32_t rows_) {
@@ -184,19 +194,21 @@ static Status measure_all(Job *j) {
 
 static void print_table(const Job *j) {
     int64_t row = model_row_bytes(&j->s.model->cfg, DT_BF16);
-    printf("\n| context   | accuracy | KV rows |  KV bytes | pages held |\n|-----------|----------|---------|-----------|------------|\n");
+    printf("\n| context   | accuracy | KV rows |  KV bytes | pages held "
+           "|\n|-----------|----------|---------|-----------|------------|\n");
     for (int i = 0; i < CONTEXTS; i++) {
         char bytes[24];
         job_bytes(bytes, sizeof bytes, (double)(row * j->row[i]));
-        printf("| %-9s |   %6.1f%% | %7lld | %9s | %10d |\n", context_name[i], 100 * j->score[i].exact, (long long)j->row[i], bytes,
-               pages_for(j->row[i]));
+        printf("| %-9s |   %6.1f%% | %7lld | %9s | %10d |\n", context_name[i], 100 * j->score[i].exact,
+               (long long)j->row[i], bytes, pages_for(j->row[i]));
     }
 }
 
 static void print_json(const Job *j, bool met) {
     printf("{\"facts\":%d,\"met\":%s", j->plan.facts, met ? "true" : "false");
     for (int i = 0; i < CONTEXTS; i++)
-        printf(",\"%s\":{\"accuracy\":%.4f,\"rows\":%lld}", context_name[i], j->score[i].exact, (long long)j->row[i]);
+        printf(",\"%s\":{\"accuracy\":%.4f,\"rows\":%lld}", context_name[i], j->score[i].exact,
+               (long long)j->row[i]);
     printf("}\n");
 }
 
@@ -207,10 +219,11 @@ static void finish(const Job *j, int *code) {
         print_json(j, met);
     } else {
         print_table(j);
-        printf("\nthe cartridge has %.1f times fewer rows than the text; bar: %.2f of the full text's accuracy: %s\n",
+        printf("\nthe cartridge has %.1f times fewer rows than the text; bar: %.2f of the full text's "
+               "accuracy: %s\n",
                (double)j->row[2] / (double)j->row[3], BAR, met ? "met" : "missed");
-        printf("\ntry it:  cartridge chat -m %s -c %s --prompt \"%s %s?\"\n", j->model, j->cartridge, j->facts.fact[0].name,
-               j->facts.fact[0].relation);
+        printf("\ntry it:  cartridge chat -m %s -c %s --prompt \"%s %s?\"\n", j->model, j->cartridge,
+               j->facts.fact[0].name, j->facts.fact[0].relation);
     }
     if (!met) *code = EXIT_BAR;
 }
@@ -228,15 +241,18 @@ static Status open_all(Job *j) {
     TRY(corpus_open(&j->corpus, j->text));
     TRY(questions_load(&j->set, j->questions));
     TrainerOptions o = demo_training(j);
-    SessionLimits l = {.held_rows = 8 * (4 * FACTS_MAX + 2 * KV_PAGE) + (int64_t)trainer_pages(&o) * KV_PAGE, .seqs = 64,
-                       .seq_rows = 2 * KV_PAGE, .pass_rows = 1024};
+    SessionLimits l = {.held_rows = 8 * (4 * FACTS_MAX + 2 * KV_PAGE) + (int64_t)trainer_pages(&o) * KV_PAGE,
+                       .seqs = 64,
+                       .seq_rows = 2 * KV_PAGE,
+                       .pass_rows = 1024};
     TRY(session_open(&j->s, j->model, &l));
     const ModelConfig *c = &j->s.model->cfg;
-    snprintf(note, sizeof note, "%d layers, width %d, %d heads of %d; it looks facts up in its context", c->layers, c->width, c->heads,
-             c->head_dim);
+    snprintf(note, sizeof note, "%d layers, width %d, %d heads of %d; it looks facts up in its context",
+             c->layers, c->width, c->heads, c->head_dim);
     tell(j, "model", note);
-    snprintf(note, sizeof note, "%d facts: %s %s %s. %s %s %s. ...", j->plan.facts, j->facts.fact[0].name, j->facts.fact[0].relation,
-             j->facts.fact[0].value, j->facts.fact[1].name, j->facts.fact[1].relation, j->facts.fact[1].value);
+    snprintf(note, sizeof note, "%d facts: %s %s %s. %s %s %s. ...", j->plan.facts, j->facts.fact[0].name,
+             j->facts.fact[0].relation, j->facts.fact[0].value, j->facts.fact[1].name,
+             j->facts.fact[1].relation, j->facts.fact[1].value);
     tell(j, "corpus", note);
     return ST_OK;
 }
@@ -246,22 +262,28 @@ static Status run_job(Job *j, int *code) {
     StudySums sums;
     TRY(open_all(j));
     TRY(do_study(j, &sums));
-    snprintf(note, sizeof note, "%lld conversations: the model asks itself and answers, with the facts in its context",
+    snprintf(note, sizeof note,
+             "%lld conversations: the model asks itself and answers, with the facts in its context",
              (long long)sums.kept);
     tell(j, "self-study", note);
     TRY(do_training(j));
-    snprintf(note, sizeof note, "%lld steps on %d rows: the same answers, without the facts", (long long)j->c->info.steps, j->plan.rows);
+    snprintf(note, sizeof note, "%lld steps on %d rows: the same answers, without the facts",
+             (long long)j->c->info.steps, j->plan.rows);
     tell(j, "training", note);
     TRY(measure_all(j));
     finish(j, code);
     return ST_OK;
 }
 
-static Status run(const void *options, const Common *common, const TextList *rest, const Watch *watch, int *code) {
+static Status run(const void *options, const Common *common, const TextList *rest, const Watch *watch,
+                  int *code) {
     (void)rest;
     const Args *a = options;
-    Job j = {.a = a, .common = common, .watch = watch,
-             .plan = a->quick ? (Plan){16, 8, 256, 100} : (Plan){(int32_t)a->facts, (int32_t)a->rows, 16 * a->facts, 300}};
+    Job j = {.a = a,
+             .common = common,
+             .watch = watch,
+             .plan = a->quick ? (Plan){16, 8, 256, 100}
+                              : (Plan){(int32_t)a->facts, (int32_t)a->rows, 16 * a->facts, 300}};
     Status st = run_job(&j, code);
     for (int i = 0; i < CONTEXTS; i++) scores_close(&j.score[i]);
     trainer_close(j.t);
@@ -275,6 +297,11 @@ static Status run(const void *options, const Common *common, const TextList *res
 }
 
 const Command cmd_demo = {
-    .name = "demo", .usage = "demo [--out DIR] [--quick]",
-    .summary = "the whole path on a built-in tiny model: facts, self-study, training, a table; no file is needed",
-    .table = {{rows, OPTION_COUNT(rows)}}, .at = {0}, .bytes = sizeof(Args), .run = run};
+    .name = "demo",
+    .usage = "demo [--out DIR] [--quick]",
+    .summary =
+        "the whole path on a built-in tiny model: facts, self-study, training, a table; no file is needed",
+    .table = {{rows, OPTION_COUNT(rows)}},
+    .at = {0},
+    .bytes = sizeof(Args),
+    .run = run};

@@ -1,5 +1,5 @@
-/* cmd_eval.c -- how well questions are answered behind a cartridge, beside no context, the start of the text and all
- * of it. */
+/* cmd_eval.c -- how well questions are answered behind a cartridge, beside no context, the start of the text
+ * and all of it. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,21 +19,34 @@ typedef struct Args {
 #define AT(field) offsetof(Args, field)
 
 static const Option rows[] = {
-    {"model", 'm', OPTION_TEXT, "DIR", NULL, 0, 0, "what", "the base model, a Hugging Face folder", AT(model), true},
-    {"cartridge", 'c', OPTION_LIST, "FILE", NULL, 0, 0, "what", "repeatable: several are used together, in this order", AT(cartridge), false},
-    {"set", 0, OPTION_LIST, "FILE", NULL, 0, 0, "what", "questions: JSONL of {question, answer, choices?, contains?}; repeatable", AT(set), true},
-    {"against", 0, OPTION_TEXT, "LIST", "none", 0, 0, "what", "baselines: none, full, truncate:N (the last two need --corpus)", AT(against), false},
-    {"corpus", 0, OPTION_TEXT, "PATH", NULL, 0, 0, "what", "the text that full and truncate put into the context", AT(corpus), false},
-    {"answer-tokens", 0, OPTION_WHOLE, "N", "64", 1, 1e5, "how", "longest generated answer", AT(answer_tokens), false},
-    {"nll-only", 0, OPTION_FLAG, NULL, NULL, 0, 0, "how", "generate nothing; only score the gold answers", AT(nll_only), false},
-    {"errors", 0, OPTION_WHOLE, "N", "0", 0, 1e6, "how", "print the cartridge's first N answers that lack the gold one", AT(errors), false},
-    {"expect", 0, OPTION_TEXT, "'SCORE>=X'", NULL, 0, 0, "how", "leave with 6 unless the cartridge reaches this, as 'contains>=0.5' or 'nll<=1.2'", AT(expect), false},
+    {"model", 'm', OPTION_TEXT, "DIR", NULL, 0, 0, "what", "the base model, a Hugging Face folder", AT(model),
+     true},
+    {"cartridge", 'c', OPTION_LIST, "FILE", NULL, 0, 0, "what",
+     "repeatable: several are used together, in this order", AT(cartridge), false},
+    {"set", 0, OPTION_LIST, "FILE", NULL, 0, 0, "what",
+     "questions: JSONL of {question, answer, choices?, contains?}; repeatable", AT(set), true},
+    {"against", 0, OPTION_TEXT, "LIST", "none", 0, 0, "what",
+     "baselines: none, full, truncate:N (the last two need --corpus)", AT(against), false},
+    {"corpus", 0, OPTION_TEXT, "PATH", NULL, 0, 0, "what",
+     "the text that full and truncate put into the context", AT(corpus), false},
+    {"answer-tokens", 0, OPTION_WHOLE, "N", "64", 1, 1e5, "how", "longest generated answer",
+     AT(answer_tokens), false},
+    {"nll-only", 0, OPTION_FLAG, NULL, NULL, 0, 0, "how", "generate nothing; only score the gold answers",
+     AT(nll_only), false},
+    {"errors", 0, OPTION_WHOLE, "N", "0", 0, 1e6, "how",
+     "print the cartridge's first N answers that lack the gold one", AT(errors), false},
+    {"expect", 0, OPTION_TEXT, "'SCORE>=X'", NULL, 0, 0, "how",
+     "leave with 6 unless the cartridge reaches this, as 'contains>=0.5' or 'nll<=1.2'", AT(expect), false},
 };
 
 enum { CONTEXTS_MAX = 12, SETS_ROWS = 192 };
 
 /* One line of the table: a context and how it did. */
-typedef struct Context { char name[40]; int64_t rows; Scores scores; } Context;
+typedef struct Context {
+    char name[40];
+    int64_t rows;
+    Scores scores;
+} Context;
 
 typedef struct Job {
     const Args *a;
@@ -70,7 +83,9 @@ static Status open_all(Job *j) {
     const Args *a = j->a;
     TRY(load_sets(j));
     if (a->corpus) TRY(corpus_open(&j->corpus, a->corpus));
-    SessionLimits l = {.held_rows = 64 * KV_PAGE, .seqs = JOB_SEQS, .seq_rows = SETS_ROWS + (int32_t)a->answer_tokens,
+    SessionLimits l = {.held_rows = 64 * KV_PAGE,
+                       .seqs = JOB_SEQS,
+                       .seq_rows = SETS_ROWS + (int32_t)a->answer_tokens,
                        .pass_rows = JOB_PASS_ROWS};
     if (j->corpus) l.held_rows += 2 * job_corpus_rows(a->model, j->corpus);
     for (int32_t i = 0; i < a->cartridge.n; i++) {
@@ -115,7 +130,8 @@ static Status add_baseline(Job *j, const char *name) {
     if (!strcmp(name, "full")) return add_text(j, name, 0);
     if (!strncmp(name, "truncate:", 9)) {
         long n = strtol(name + 9, &end, 10);
-        NEED(end != name + 9 && !*end && n >= 1 && n < 1 << 24, ST_ARG, "--against: \"%s\" has no number of rows", name);
+        NEED(end != name + 9 && !*end && n >= 1 && n < 1 << 24, ST_ARG,
+             "--against: \"%s\" has no number of rows", name);
         return add_text(j, name, (int32_t)n);
     }
     FAIL(ST_ARG, "--against: \"%s\" is none of none, full, truncate:N", name);
@@ -144,13 +160,17 @@ static Status add_cartridges(Job *j) {
 /* ---- results ---- */
 
 static void print_score(double v, const char *format) {
-    if (isnan(v)) printf(" %8s |", "-");
-    else printf(format, v);
+    if (isnan(v))
+        printf(" %8s |", "-");
+    else
+        printf(format, v);
 }
 
 static void print_table(const Job *j) {
-    printf("%d questions\n\n| context        |   rows |  KV bytes | gold NLL | contains |    exact |   choice |\n"
-           "|----------------|--------|-----------|----------|----------|----------|----------|\n", j->set.n);
+    printf("%d questions\n\n| context        |   rows |  KV bytes | gold NLL | contains |    exact |   "
+           "choice |\n"
+           "|----------------|--------|-----------|----------|----------|----------|----------|\n",
+           j->set.n);
     for (int32_t i = 0; i < j->contexts; i++) {
         const Context *c = &j->context[i];
         char bytes[24];
@@ -167,10 +187,12 @@ static void print_table(const Job *j) {
 /* Whether a difference is more than chance: the same questions, so pairs are compared. */
 static void print_differences(const Job *j) {
     if (j->main_context < 0 || j->contexts < 2) return;
-    printf("\ngold NLL of the cartridge minus that of (nats per answer, 95%% interval by paired bootstrap)\n");
+    printf(
+        "\ngold NLL of the cartridge minus that of (nats per answer, 95%% interval by paired bootstrap)\n");
     for (int32_t i = 0; i < j->contexts; i++) {
         if (i == j->main_context) continue;
-        Interval d = scores_compare(&j->context[j->main_context].scores, &j->context[i].scores, (uint64_t)j->common->seed);
+        Interval d = scores_compare(&j->context[j->main_context].scores, &j->context[i].scores,
+                                    (uint64_t)j->common->seed);
         printf("  %-14s %+8.3f  [%+.3f, %+.3f]\n", j->context[i].name, d.mean, d.low, d.high);
     }
 }
@@ -199,7 +221,8 @@ static void print_json(const Job *j) {
         print_json_number("exact", c->scores.exact);
         print_json_number("choice", c->scores.choice);
         if (j->main_context >= 0 && i != j->main_context) {
-            Interval d = scores_compare(&j->context[j->main_context].scores, &c->scores, (uint64_t)j->common->seed);
+            Interval d =
+                scores_compare(&j->context[j->main_context].scores, &c->scores, (uint64_t)j->common->seed);
             printf(",\"cartridge_minus\":[%.6f,%.6f,%.6f]", d.mean, d.low, d.high);
         }
         printf("}\n");
@@ -213,8 +236,10 @@ static Status check_bar(const Job *j, int *code) {
     const char *e = j->a->expect;
     if (!e) return ST_OK;
     const char *sign = strpbrk(e, "<>");
-    NEED(sign && sign[1] == '=' && j->main_context >= 0, ST_ARG, "--expect: \"%s\" is not like 'contains>=0.5', or no cartridge "
-         "was given", e);
+    NEED(sign && sign[1] == '=' && j->main_context >= 0, ST_ARG,
+         "--expect: \"%s\" is not like 'contains>=0.5', or no cartridge "
+         "was given",
+         e);
     const Scores *s = &j->context[j->main_context].scores;
     const double value[] = {s->nll, s->contains, s->exact, s->choice};
     for (int i = 0; i < 4; i++) {
@@ -243,7 +268,8 @@ static Status run_job(Job *j, int *code) {
     return check_bar(j, code);
 }
 
-static Status run(const void *options, const Common *common, const TextList *rest, const Watch *watch, int *code) {
+static Status run(const void *options, const Common *common, const TextList *rest, const Watch *watch,
+                  int *code) {
     (void)rest;
     Job j = {.a = options, .common = common, .watch = watch};
     Status st = run_job(&j, code);
@@ -256,6 +282,10 @@ static Status run(const void *options, const Common *common, const TextList *res
 }
 
 const Command cmd_eval = {
-    .name = "eval", .usage = "eval -m DIR -c FILE... --set FILE... [--against LIST --corpus PATH] [options]",
+    .name = "eval",
+    .usage = "eval -m DIR -c FILE... --set FILE... [--against LIST --corpus PATH] [options]",
     .summary = "score answers behind a cartridge against no context, truncation and the full text",
-    .table = {{rows, OPTION_COUNT(rows)}}, .at = {0}, .bytes = sizeof(Args), .run = run};
+    .table = {{rows, OPTION_COUNT(rows)}},
+    .at = {0},
+    .bytes = sizeof(Args),
+    .run = run};

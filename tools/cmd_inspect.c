@@ -8,12 +8,17 @@
 #include "tools/command.h"
 #include "tools/job.h"
 
-typedef struct Args { const char *model; bool tensors; } Args;
+typedef struct Args {
+    const char *model;
+    bool tensors;
+} Args;
 #define AT(field) offsetof(Args, field)
 
 static const Option rows[] = {
-    {"model", 'm', OPTION_TEXT, "DIR", NULL, 0, 0, "what", "check that the cartridge belongs to this model; leaves with 3 if not", AT(model), false},
-    {"tensors", 0, OPTION_FLAG, NULL, NULL, 0, 0, "what", "per layer: mean norm of keys and values, numbers that are none", AT(tensors), false},
+    {"model", 'm', OPTION_TEXT, "DIR", NULL, 0, 0, "what",
+     "check that the cartridge belongs to this model; leaves with 3 if not", AT(model), false},
+    {"tensors", 0, OPTION_FLAG, NULL, NULL, 0, 0, "what",
+     "per layer: mean norm of keys and values, numbers that are none", AT(tensors), false},
 };
 
 static const char *or_dash(const char *text) {
@@ -21,8 +26,10 @@ static const char *or_dash(const char *text) {
 }
 
 static void print_number(const char *name, double v) {
-    if (isnan(v)) printf("%-14s not measured\n", name);
-    else printf("%-14s %.6g\n", name, v);
+    if (isnan(v))
+        printf("%-14s not measured\n", name);
+    else
+        printf("%-14s %.6g\n", name, v);
 }
 
 static void print_info(const char *path, const CartridgeInfo *i) {
@@ -30,14 +37,17 @@ static void print_info(const char *path, const CartridgeInfo *i) {
     job_bytes(bytes, sizeof bytes, (double)i->layers * 2 * i->kv_heads * i->head_dim * 2 * i->rows);
     printf("%-14s %s, format %d, seal holds\n", "cartridge", path, i->version);
     printf("%-14s %s\n%-14s %s\n", "name", or_dash(i->name), "note", or_dash(i->note));
-    printf("%-14s %d (%d frozen), %s as bf16, %d pages of %d\n", "rows", i->rows, i->frozen, bytes, pages_for(i->rows), KV_PAGE);
+    printf("%-14s %d (%d frozen), %s as bf16, %d pages of %d\n", "rows", i->rows, i->frozen, bytes,
+           pages_for(i->rows), KV_PAGE);
     printf("%-14s %d layers, %d key/value heads of %d\n", "shape", i->layers, i->kv_heads, i->head_dim);
-    printf("%-14s %d to %d; what follows starts at %d or later\n", "positions", i->pos_first, i->pos_end - 1, i->pos_end);
-    printf("%-14s %.16s\n%-14s %.16s\n%-14s %s\n", "model", or_dash(i->model), "tokenizer", or_dash(i->tokenizer), "template",
-           or_dash(i->template_family));
-    printf("%-14s %.16s, %lld tokens\n%-14s %s\n", "corpus", or_dash(i->corpus), (long long)i->corpus_tokens, "start", or_dash(i->init));
-    printf("%-14s %lld steps, %lld conversations, %lld supervised tokens, seed %" PRIu64 "\n", "training", (long long)i->steps,
-           (long long)i->conversations, (long long)i->supervised_tokens, i->seed);
+    printf("%-14s %d to %d; what follows starts at %d or later\n", "positions", i->pos_first, i->pos_end - 1,
+           i->pos_end);
+    printf("%-14s %.16s\n%-14s %.16s\n%-14s %s\n", "model", or_dash(i->model), "tokenizer",
+           or_dash(i->tokenizer), "template", or_dash(i->template_family));
+    printf("%-14s %.16s, %lld tokens\n%-14s %s\n", "corpus", or_dash(i->corpus), (long long)i->corpus_tokens,
+           "start", or_dash(i->init));
+    printf("%-14s %lld steps, %lld conversations, %lld supervised tokens, seed %" PRIu64 "\n", "training",
+           (long long)i->steps, (long long)i->conversations, (long long)i->supervised_tokens, i->seed);
     print_number("learning rate", i->learning_rate);
     print_number("first loss", i->loss_first);
     print_number("last loss", i->loss_last);
@@ -45,10 +55,11 @@ static void print_info(const char *path, const CartridgeInfo *i) {
 }
 
 static void print_info_json(const char *path, const CartridgeInfo *i) {
-    printf("{\"path\":\"%s\",\"rows\":%d,\"frozen\":%d,\"layers\":%d,\"kv_heads\":%d,\"head_dim\":%d,\"model\":\"%s\",\"corpus\":\"%s\","
-           "\"corpus_tokens\":%lld,\"steps\":%lld,\"conversations\":%lld,\"kl_heldout\":", path, i->rows, i->frozen, i->layers,
-           i->kv_heads, i->head_dim, or_dash(i->model), or_dash(i->corpus), (long long)i->corpus_tokens, (long long)i->steps,
-           (long long)i->conversations);
+    printf("{\"path\":\"%s\",\"rows\":%d,\"frozen\":%d,\"layers\":%d,\"kv_heads\":%d,\"head_dim\":%d,"
+           "\"model\":\"%s\",\"corpus\":\"%s\","
+           "\"corpus_tokens\":%lld,\"steps\":%lld,\"conversations\":%lld,\"kl_heldout\":",
+           path, i->rows, i->frozen, i->layers, i->kv_heads, i->head_dim, or_dash(i->model),
+           or_dash(i->corpus), (long long)i->corpus_tokens, (long long)i->steps, (long long)i->conversations);
     printf(isnan(i->kl_heldout) ? "null}\n" : "%.6g}\n", i->kl_heldout);
 }
 
@@ -103,8 +114,10 @@ static Status check_model(const char *path, const CartridgeInfo *info, const cha
 static Status inspect_cartridge(const Args *a, const Common *common, const char *path) {
     CartridgeInfo info;
     TRY(cartridge_info_read(&info, path));
-    if (common->json) print_info_json(path, &info);
-    else print_info(path, &info);
+    if (common->json)
+        print_info_json(path, &info);
+    else
+        print_info(path, &info);
     Status st = a->tensors ? print_tensors(path, &info) : ST_OK;
     if (!st && a->model) st = check_model(path, &info, a->model);
     cartridge_info_close(&info);
@@ -116,8 +129,8 @@ static Status inspect_model(const char *folder) {
     TRY(model_config_read(&c, folder));
     char row[24];
     job_bytes(row, sizeof row, (double)model_row_bytes(&c, DT_BF16));
-    printf("%-14s %s\n%-14s %d layers, width %d, ffn %d, %d query heads over %d key/value heads of %d\n", "model", folder, "shape",
-           c.layers, c.width, c.ffn, c.heads, c.kv_heads, c.head_dim);
+    printf("%-14s %s\n%-14s %d layers, width %d, ffn %d, %d query heads over %d key/value heads of %d\n",
+           "model", folder, "shape", c.layers, c.width, c.ffn, c.heads, c.kv_heads, c.head_dim);
     printf("%-14s %d%s, context %d\n", "vocabulary", c.vocab, c.tied_head ? " (tied)" : "", c.context_max);
     printf("%-14s theta %g%s%s%s\n", "attention", c.rope_theta, c.rope_factor > 0 ? ", llama3 scaling" : "",
            c.qk_norm ? ", qk-norm" : "", c.qkv_bias ? ", q/k/v bias" : "");
@@ -125,13 +138,19 @@ static Status inspect_model(const char *folder) {
     return ST_OK;
 }
 
-static Status run(const void *options, const Common *common, const TextList *rest, const Watch *watch, int *code) {
+static Status run(const void *options, const Common *common, const TextList *rest, const Watch *watch,
+                  int *code) {
     (void)watch, (void)code;
     NEED(rest->n == 1, ST_ARG, "wanted one cartridge file or model folder, %d were given", rest->n);
-    return file_is_folder(rest->v[0]) ? inspect_model(rest->v[0]) : inspect_cartridge(options, common, rest->v[0]);
+    return file_is_folder(rest->v[0]) ? inspect_model(rest->v[0])
+                                      : inspect_cartridge(options, common, rest->v[0]);
 }
 
-const Command cmd_inspect = {
-    .name = "inspect", .usage = "inspect FILE|DIR [-m DIR] [options]",
-    .summary = "what a cartridge or model folder is, and whether the two belong together",
-    .table = {{rows, OPTION_COUNT(rows)}}, .at = {0}, .bytes = sizeof(Args), .run = run};
+const Command cmd_inspect = {.name = "inspect",
+                             .usage = "inspect FILE|DIR [-m DIR] [options]",
+                             .summary =
+                                 "what a cartridge or model folder is, and whether the two belong together",
+                             .table = {{rows, OPTION_COUNT(rows)}},
+                             .at = {0},
+                             .bytes = sizeof(Args),
+                             .run = run};

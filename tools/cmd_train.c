@@ -1,8 +1,9 @@
 /* cmd_train.c -- a cartridge, from a corpus or from conversations that synth made.
  *
- * With --corpus everything happens in one process: self-study, start, training, and the comparison on held-out
- * conversations between no context, the first rows of the text, the cartridge, and the whole text. Dataset,
- * checkpoint and metrics lie in the run folder (by default beside the output), and --resume goes on from there. */
+ * With --corpus everything happens in one process: self-study, start, training, and the comparison on
+ * held-out conversations between no context, the first rows of the text, the cartridge, and the whole text.
+ * Dataset, checkpoint and metrics lie in the run folder (by default beside the output), and --resume goes on
+ * from there. */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -30,35 +31,58 @@ typedef struct Args {
 #define AT(field) offsetof(Args, field)
 
 static const Option rows[] = {
-    {"model", 'm', OPTION_TEXT, "DIR", NULL, 0, 0, "what", "the base model, a Hugging Face folder", AT(model), true},
-    {"corpus", 0, OPTION_TEXT, "PATH", NULL, 0, 0, "what", "the text: a UTF-8 file or a folder of them", AT(corpus), false},
-    {"data", 0, OPTION_LIST, "FILE", NULL, 0, 0, "what", "conversations made by synth, instead of self-study now; repeatable", AT(data), false},
+    {"model", 'm', OPTION_TEXT, "DIR", NULL, 0, 0, "what", "the base model, a Hugging Face folder", AT(model),
+     true},
+    {"corpus", 0, OPTION_TEXT, "PATH", NULL, 0, 0, "what", "the text: a UTF-8 file or a folder of them",
+     AT(corpus), false},
+    {"data", 0, OPTION_LIST, "FILE", NULL, 0, 0, "what",
+     "conversations made by synth, instead of self-study now; repeatable", AT(data), false},
     {"out", 'o', OPTION_TEXT, "FILE", NULL, 0, 0, "what", "the cartridge to write", AT(out), true},
     {"tokens", 'p', OPTION_WHOLE, "N", "128", 1, 1e7, "cartridge", "rows of the cartridge", AT(rows), false},
     {"init", 0, OPTION_TEXT, "first|random-text|random-vectors|FILE", "first", 0, 0, "cartridge",
-     "what training starts from: the first tokens of the corpus, a random text, random numbers, or another cartridge", AT(init), false},
-    {"init-text", 0, OPTION_TEXT, "FILE", NULL, 0, 0, "cartridge", "start from the first tokens of this text", AT(init_text), false},
-    {"frozen", 0, OPTION_WHOLE, "N", "1", 0, 1e6, "cartridge", "first rows that never learn (the attention sink)", AT(frozen), false},
+     "what training starts from: the first tokens of the corpus, a random text, random numbers, or another "
+     "cartridge",
+     AT(init), false},
+    {"init-text", 0, OPTION_TEXT, "FILE", NULL, 0, 0, "cartridge", "start from the first tokens of this text",
+     AT(init_text), false},
+    {"frozen", 0, OPTION_WHOLE, "N", "1", 0, 1e6, "cartridge",
+     "first rows that never learn (the attention sink)", AT(frozen), false},
     {"name", 0, OPTION_TEXT, "TEXT", NULL, 0, 0, "cartridge", "kept in the file", AT(name), false},
     {"note", 0, OPTION_TEXT, "TEXT", NULL, 0, 0, "cartridge", "kept in the file", AT(note), false},
-    {"epochs", 0, OPTION_REAL, "F", "5", 0, 1e6, "training", "passes over the conversations", AT(epochs), false},
+    {"epochs", 0, OPTION_REAL, "F", "5", 0, 1e6, "training", "passes over the conversations", AT(epochs),
+     false},
     {"steps", 0, OPTION_WHOLE, "N", "0", 0, 1e9, "training", "instead of epochs", AT(steps), false},
-    {"step-tokens", 0, OPTION_WHOLE, "N", "512", 1, 1e9, "training", "supervised tokens of a step, over all ranks", AT(step_tokens), false},
-    {"lr", 0, OPTION_REAL, "F", "0", 0, 10, "training", "learning rate; 0: 2e-2, below 1536 supervised tokens a step falling with their square root", AT(lr), false},
-    {"schedule", 0, OPTION_CHOICE, "constant|linear|cosine", "linear", 0, 0, "training", "of the learning rate", AT(schedule), false},
-    {"lr-end", 0, OPTION_REAL, "F", "0.02", 0, 1, "training", "share of the learning rate that is left at the end", AT(lr_end), false},
-    {"warmup", 0, OPTION_WHOLE, "N", "8", 0, 1e9, "training", "steps, the first one included", AT(warmup), false},
+    {"step-tokens", 0, OPTION_WHOLE, "N", "512", 1, 1e9, "training",
+     "supervised tokens of a step, over all ranks", AT(step_tokens), false},
+    {"lr", 0, OPTION_REAL, "F", "0", 0, 10, "training",
+     "learning rate; 0: 2e-2, below 1536 supervised tokens a step falling with their square root", AT(lr),
+     false},
+    {"schedule", 0, OPTION_CHOICE, "constant|linear|cosine", "linear", 0, 0, "training",
+     "of the learning rate", AT(schedule), false},
+    {"lr-end", 0, OPTION_REAL, "F", "0.02", 0, 1, "training",
+     "share of the learning rate that is left at the end", AT(lr_end), false},
+    {"warmup", 0, OPTION_WHOLE, "N", "8", 0, 1e9, "training", "steps, the first one included", AT(warmup),
+     false},
     {"beta2", 0, OPTION_REAL, "F", "0.99", 0, 1, "training", "Adam's memory of squares", AT(beta2), false},
     {"clip", 0, OPTION_REAL, "F", "1", 0, 1e9, "training", "largest gradient norm; 0: none", AT(clip), false},
-    {"spread", 0, OPTION_WHOLE, "N", "0", 0, 1e6, "training", "conversations start up to this many positions later: for cartridges that are joined later", AT(spread), false},
-    {"micro-rows", 0, OPTION_WHOLE, "N", "1024", 16, 1e6, "training", "rows of one pass: more memory, no other result", AT(micro_rows), false},
-    {"heldout", 0, OPTION_REAL, "F", "0.05", 0, 0.5, "evaluation", "share of conversations kept aside, at least 32", AT(heldout), false},
-    {"eval-every", 0, OPTION_WHOLE, "N", "0", 0, 1e9, "evaluation", "steps between evaluations; 0: ten in a run", AT(eval_every), false},
-    {"patience", 0, OPTION_WHOLE, "N", "0", 0, 1e6, "evaluation", "stop after this many evaluations without a better one; 0: never", AT(patience), false},
-    {"run-dir", 0, OPTION_TEXT, "DIR", NULL, 0, 0, "run", "dataset, checkpoint, metrics.jsonl; default: the output's name with .run", AT(run_dir), false},
-    {"save-every", 0, OPTION_WHOLE, "N", "50", 0, 1e9, "run", "steps between checkpoints; 0: only when stopped", AT(save_every), false},
+    {"spread", 0, OPTION_WHOLE, "N", "0", 0, 1e6, "training",
+     "conversations start up to this many positions later: for cartridges that are joined later", AT(spread),
+     false},
+    {"micro-rows", 0, OPTION_WHOLE, "N", "1024", 16, 1e6, "training",
+     "rows of one pass: more memory, no other result", AT(micro_rows), false},
+    {"heldout", 0, OPTION_REAL, "F", "0.05", 0, 0.5, "evaluation",
+     "share of conversations kept aside, at least 32", AT(heldout), false},
+    {"eval-every", 0, OPTION_WHOLE, "N", "0", 0, 1e9, "evaluation",
+     "steps between evaluations; 0: ten in a run", AT(eval_every), false},
+    {"patience", 0, OPTION_WHOLE, "N", "0", 0, 1e6, "evaluation",
+     "stop after this many evaluations without a better one; 0: never", AT(patience), false},
+    {"run-dir", 0, OPTION_TEXT, "DIR", NULL, 0, 0, "run",
+     "dataset, checkpoint, metrics.jsonl; default: the output's name with .run", AT(run_dir), false},
+    {"save-every", 0, OPTION_WHOLE, "N", "50", 0, 1e9, "run",
+     "steps between checkpoints; 0: only when stopped", AT(save_every), false},
     {"resume", 0, OPTION_FLAG, NULL, NULL, 0, 0, "run", "go on where a stopped run ended", AT(resume), false},
-    {"ranks", 0, OPTION_FLAG, NULL, NULL, 0, 0, "run", "this process is one of several that mpirun started", AT(ranks), false},
+    {"ranks", 0, OPTION_FLAG, NULL, NULL, 0, 0, "run", "this process is one of several that mpirun started",
+     AT(ranks), false},
 };
 
 /* One run of the command: what is open. */
@@ -93,8 +117,10 @@ static TrainerOptions trainer_options(const Job *j) {
 /* ---- before anything is computed ---- */
 
 static Status check_arguments(const Args *a) {
-    NEED(a->corpus || a->data.n, ST_ARG, "neither --corpus nor --data: give the text, or conversations about it");
-    NEED(a->resume || !file_exists(a->out), ST_ARG, "%s exists already; choose another name, remove it, or --resume", a->out);
+    NEED(a->corpus || a->data.n, ST_ARG,
+         "neither --corpus nor --data: give the text, or conversations about it");
+    NEED(a->resume || !file_exists(a->out), ST_ARG,
+         "%s exists already; choose another name, remove it, or --resume", a->out);
     bool from_text = !strcmp(a->init, "first");
     NEED(a->corpus || a->init_text || !from_text, ST_ARG,
          "--init first starts from the text: give --corpus as well, or --init-text, or another --init");
@@ -105,7 +131,8 @@ static Status make_run_folder(Job *j) {
     int n = j->a->run_dir ? snprintf(j->run_dir, sizeof j->run_dir, "%s", j->a->run_dir)
                           : snprintf(j->run_dir, sizeof j->run_dir, "%s.run", j->a->out);
     NEED(n > 0 && (size_t)n < sizeof j->run_dir, ST_ARG, "the name of the run folder is too long");
-    NEED(mkdir(j->run_dir, 0777) == 0 || errno == EEXIST, ST_IO, "%s: cannot be made: %s", j->run_dir, strerror(errno));
+    NEED(mkdir(j->run_dir, 0777) == 0 || errno == EEXIST, ST_IO, "%s: cannot be made: %s", j->run_dir,
+         strerror(errno));
     return file_join(j->dataset, sizeof j->dataset, j->run_dir, "conversations.study");
 }
 
@@ -132,8 +159,8 @@ static Status do_study(Job *j) {
     TRY(job_drops(j->data[0], drops, sizeof drops));
     progress_end();
     if (!j->common->quiet)
-        fprintf(stderr, "self-study   %lld conversations of %lld tried%s%s\n", (long long)sums.kept, (long long)sums.tried,
-                drops[0] ? "; dropped: " : "", drops);
+        fprintf(stderr, "self-study   %lld conversations of %lld tried%s%s\n", (long long)sums.kept,
+                (long long)sums.tried, drops[0] ? "; dropped: " : "", drops);
     return ST_OK;
 }
 
@@ -151,7 +178,9 @@ static Status open_data(Job *j) {
 static Status init_options(const Job *j, InitOptions *o, char **text) {
     const Args *a = j->a;
     size_t n;
-    *o = (InitOptions){.kind = INIT_FIRST, .rows = (int32_t)a->rows, .frozen = (int32_t)a->frozen,
+    *o = (InitOptions){.kind = INIT_FIRST,
+                       .rows = (int32_t)a->rows,
+                       .frozen = (int32_t)a->frozen,
                        .seed = (uint64_t)j->common->seed};
     if (a->init_text) {
         TRY(file_read(text, &n, a->init_text));
@@ -198,7 +227,8 @@ static Status compare_full(Job *j) {
     Prefix *p = NULL;
     if (!j->corpus) return ST_OK;
     Status st = session_capture(&j->s, corpus_text(j->corpus), 0, &p);
-    if (st == ST_NOSPACE || st == ST_FULL) return ST_OK; /* longer than the model's context: there is no such row */
+    if (st == ST_NOSPACE || st == ST_FULL)
+        return ST_OK; /* longer than the model's context: there is no such row */
     TRY(st);
     st = trainer_heldout_behind(j->t, p, &j->full);
     j->has_full = !st;
@@ -209,12 +239,15 @@ static Status compare_full(Job *j) {
 static void print_row(const Job *j, const char *name, int64_t rows_, const HeldOut *h) {
     char bytes[24];
     job_bytes(bytes, sizeof bytes, (double)(model_row_bytes(&j->s.model->cfg, DT_BF16) * rows_));
-    printf("| %-14s | %6lld | %9s | %6.3f | %8.1f%% |\n", name, (long long)rows_, bytes, h->kl, 100 * h->agree);
+    printf("| %-14s | %6lld | %9s | %6.3f | %8.1f%% |\n", name, (long long)rows_, bytes, h->kl,
+           100 * h->agree);
 }
 
 static void print_text(const Job *j) {
-    printf("held-out conversations: %lld, %lld supervised tokens\n\n", (long long)j->best.conversations, (long long)j->best.supervised);
-    printf("| context        |   rows |  KV bytes |     KL | same token |\n|----------------|--------|-----------|--------|-----------|\n");
+    printf("held-out conversations: %lld, %lld supervised tokens\n\n", (long long)j->best.conversations,
+           (long long)j->best.supervised);
+    printf("| context        |   rows |  KV bytes |     KL | same token "
+           "|\n|----------------|--------|-----------|--------|-----------|\n");
     print_row(j, "none", 0, &j->none);
     print_row(j, "untrained", prefix_visible(j->c->prefix), &j->first);
     print_row(j, "cartridge", prefix_visible(j->c->prefix), &j->best);
@@ -227,11 +260,14 @@ static void print_text(const Job *j) {
 }
 
 static void print_json(const Job *j) {
-    printf("{\"cartridge\":\"%s\",\"rows\":%d,\"steps\":%lld,\"heldout\":%lld,\"kl\":{\"none\":%.6f,\"untrained\":%.6f,"
-           "\"cartridge\":%.6f", j->a->out, prefix_visible(j->c->prefix), (long long)j->c->info.steps,
+    printf("{\"cartridge\":\"%s\",\"rows\":%d,\"steps\":%lld,\"heldout\":%lld,\"kl\":{\"none\":%.6f,"
+           "\"untrained\":%.6f,"
+           "\"cartridge\":%.6f",
+           j->a->out, prefix_visible(j->c->prefix), (long long)j->c->info.steps,
            (long long)j->best.conversations, j->none.kl, j->first.kl, j->best.kl);
     if (j->has_full) printf(",\"full\":%.6f", j->full.kl);
-    printf("},\"agree\":{\"none\":%.4f,\"untrained\":%.4f,\"cartridge\":%.4f", j->none.agree, j->first.agree, j->best.agree);
+    printf("},\"agree\":{\"none\":%.4f,\"untrained\":%.4f,\"cartridge\":%.4f", j->none.agree, j->first.agree,
+           j->best.agree);
     if (j->has_full) printf(",\"full\":%.4f", j->full.agree);
     printf("}}\n");
 }
@@ -247,8 +283,10 @@ static Status train(Job *j) {
     TRY(trainer_heldout_behind(j->t, NULL, &j->none));
     TRY(compare_full(j));
     progress_end();
-    if (j->common->json) print_json(j);
-    else print_text(j);
+    if (j->common->json)
+        print_json(j);
+    else
+        print_text(j);
     return ST_OK;
 }
 
@@ -264,7 +302,8 @@ static Status run_job(Job *j) {
     return train(j);
 }
 
-static Status run(const void *options, const Common *common, const TextList *rest, const Watch *watch, int *code) {
+static Status run(const void *options, const Common *common, const TextList *rest, const Watch *watch,
+                  int *code) {
     (void)rest, (void)code;
     Job j = {.a = options, .common = common, .watch = watch};
     Status st = run_job(&j);
@@ -277,8 +316,10 @@ static Status run(const void *options, const Common *common, const TextList *res
     return st;
 }
 
-const Command cmd_train = {
-    .name = "train", .usage = "train -m DIR (--corpus PATH | --data FILE...) -o FILE [options]",
-    .summary = "train a cartridge, from a corpus or from synth's conversations",
-    .table = {{rows, OPTION_COUNT(rows)}, {study_rows, STUDY_ROWS}}, .at = {0, offsetof(Args, study)},
-    .bytes = sizeof(Args), .run = run};
+const Command cmd_train = {.name = "train",
+                           .usage = "train -m DIR (--corpus PATH | --data FILE...) -o FILE [options]",
+                           .summary = "train a cartridge, from a corpus or from synth's conversations",
+                           .table = {{rows, OPTION_COUNT(rows)}, {study_rows, STUDY_ROWS}},
+                           .at = {0, offsetof(Args, study)},
+                           .bytes = sizeof(Args),
+                           .run = run};

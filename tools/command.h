@@ -20,7 +20,8 @@ typedef struct Command {
     size_t at[TABLES_MAX];         /* where in the command's struct each table's values go */
     size_t bytes;                  /* of the struct */
     /* *code may be set to what a success leaves with (EXIT_BAR, EXIT_INPUT). */
-    Status (*run)(const void *options, const Common *common, const TextList *rest, const Watch *watch, int *code);
+    Status (*run)(const void *options, const Common *common, const TextList *rest, const Watch *watch,
+                  int *code);
 } Command;
 
 extern const Command cmd_synth, cmd_train, cmd_eval, cmd_chat, cmd_inspect, cmd_demo;

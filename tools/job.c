@@ -9,14 +9,20 @@ enum { SEED_ROWS = 384 }; /* a seed with its examples, as the asker reads it */
 
 SessionLimits job_study_limits(const StudyOptions *o) {
     int32_t turns = o->rounds * (o->question_max + o->answer_max + 32);
-    int64_t waves = 2 * (JOB_SEQS / o->per_chunk + 1); /* chunks in flight: read by some, being read for the next */
-    return (SessionLimits){.held_rows = waves * (o->chunk.high + 2 * KV_PAGE + SEED_ROWS), .seqs = JOB_SEQS,
-                           .seq_rows = SEED_ROWS + turns, .pass_rows = JOB_PASS_ROWS};
+    int64_t waves =
+        2 * (JOB_SEQS / o->per_chunk + 1); /* chunks in flight: read by some, being read for the next */
+    return (SessionLimits){.held_rows = waves * (o->chunk.high + 2 * KV_PAGE + SEED_ROWS),
+                           .seqs = JOB_SEQS,
+                           .seq_rows = SEED_ROWS + turns,
+                           .pass_rows = JOB_PASS_ROWS};
 }
 
 static DatasetInfo info_of(const Session *s, const char *corpus_hex, int64_t tokens, const char *settings) {
-    return (DatasetInfo){.model = s->model->fingerprint, .tokenizer = s->tokenizer_hex,
-                         .template_family = chat_family(s->chat), .corpus = corpus_hex, .corpus_tokens = tokens,
+    return (DatasetInfo){.model = s->model->fingerprint,
+                         .tokenizer = s->tokenizer_hex,
+                         .template_family = chat_family(s->chat),
+                         .corpus = corpus_hex,
+                         .corpus_tokens = tokens,
                          .settings = settings};
 }
 
@@ -28,8 +34,8 @@ static Status corpus_tokens(const Session *s, const Corpus *corpus, int64_t *out
     return st;
 }
 
-Status job_study(Session *s, const Corpus *corpus, const StudyOptions *o, const char *path, bool resume, const Watch *watch,
-                 Dataset **out, StudySums *sums) {
+Status job_study(Session *s, const Corpus *corpus, const StudyOptions *o, const char *path, bool resume,
+                 const Watch *watch, Dataset **out, StudySums *sums) {
     *out = NULL;
     Status st = ST_OK;
     char hex[65], *settings = NULL;
@@ -56,12 +62,16 @@ int64_t job_corpus_rows(const char *model, const Corpus *corpus) {
     return bytes < c.context_max ? bytes : c.context_max;
 }
 
-typedef struct Line { char *out; size_t cap, used; } Line;
+typedef struct Line {
+    char *out;
+    size_t cap, used;
+} Line;
 
 static void add_drop(void *user, const char *reason, int64_t count) {
     Line *l = user;
     if (l->used < l->cap)
-        l->used += (size_t)snprintf(l->out + l->used, l->cap - l->used, "%s%lld %s", l->used ? ", " : "", (long long)count, reason);
+        l->used += (size_t)snprintf(l->out + l->used, l->cap - l->used, "%s%lld %s", l->used ? ", " : "",
+                                    (long long)count, reason);
 }
 
 Status job_drops(Dataset *d, char *out, size_t cap) {

@@ -13,10 +13,11 @@ enum { JOB_SEQS = 32, JOB_PASS_ROWS = 512 };
 SessionLimits job_study_limits(const StudyOptions *o);
 
 /* Opens or resumes the dataset and runs the study into it; prints nothing. *out is left open. */
-Status job_study(Session *s, const Corpus *corpus, const StudyOptions *o, const char *path, bool resume, const Watch *watch,
-                 Dataset **out, StudySums *sums);
+Status job_study(Session *s, const Corpus *corpus, const StudyOptions *o, const char *path, bool resume,
+                 const Watch *watch, Dataset **out, StudySums *sums);
 
-/* Rows that the whole corpus can take in context: never more tokens than bytes, never more than the model holds. */
+/* Rows that the whole corpus can take in context: never more tokens than bytes, never more than the model
+ * holds. */
 int64_t job_corpus_rows(const char *model, const Corpus *corpus);
 
 /* Counts of what self-study dropped, as one line: "12 duplicate, 3 unrelated". */

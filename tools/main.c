@@ -9,18 +9,21 @@
 #include "tools/command.h"
 #include "tools/progress.h"
 
-static const Command *const commands[] = {&cmd_demo, &cmd_synth, &cmd_train, &cmd_eval, &cmd_chat, &cmd_inspect};
+static const Command *const commands[] = {&cmd_demo, &cmd_synth, &cmd_train,
+                                          &cmd_eval, &cmd_chat,  &cmd_inspect};
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 static const Option common_rows[] = {
     {"threads", 0, OPTION_WHOLE, "N", "0", 0, 1024, "common", "CPU threads; 0: as many as there are cores",
      offsetof(Common, threads), false},
-    {"seed", 0, OPTION_WHOLE, "N", "0", 0, 9e15, "common", "of everything that is drawn; same seed, same result",
-     offsetof(Common, seed), false},
-    {"json", 0, OPTION_FLAG, NULL, NULL, 0, 0, "common", "results as JSON on stdout", offsetof(Common, json), false},
+    {"seed", 0, OPTION_WHOLE, "N", "0", 0, 9e15, "common",
+     "of everything that is drawn; same seed, same result", offsetof(Common, seed), false},
+    {"json", 0, OPTION_FLAG, NULL, NULL, 0, 0, "common", "results as JSON on stdout", offsetof(Common, json),
+     false},
     {"progress", 0, OPTION_CHOICE, "auto|always|never", "auto", 0, 0, "common", "the line on stderr",
      offsetof(Common, progress), false},
-    {"quiet", 'q', OPTION_FLAG, NULL, NULL, 0, 0, "common", "no progress; only results and errors", offsetof(Common, quiet), false},
+    {"quiet", 'q', OPTION_FLAG, NULL, NULL, 0, 0, "common", "no progress; only results and errors",
+     offsetof(Common, quiet), false},
     {"help", 'h', OPTION_FLAG, NULL, NULL, 0, 0, "common", "this text", offsetof(Common, help), false},
 };
 static const OptionTable common_table = {common_rows, OPTION_COUNT(common_rows)};
@@ -29,12 +32,13 @@ static void print_program_help(void) {
     printf("cartridge - train small KV caches for long documents, and answer from them\n\n"
            "usage: cartridge <command> [options]\n\n");
     for (int i = 0; i < COMMANDS; i++) printf("  %-9s %s\n", commands[i]->name, commands[i]->summary);
-    printf("\n'cartridge <command> --help' lists a command's options; 'cartridge --version' says what was built.\n");
+    printf("\n'cartridge <command> --help' lists a command's options; 'cartridge --version' says what was "
+           "built.\n");
 }
 
 static void print_version(void) {
-    printf("cartridge %s, commit %s, %s, %s\nlibraries: %s\ndevices: cpu, %d threads\n", BUILD_VERSION, BUILD_COMMIT, BUILD_TYPE,
-           BUILD_COMPILER, BUILD_LIBRARIES, omp_get_max_threads());
+    printf("cartridge %s, commit %s, %s, %s\nlibraries: %s\ndevices: cpu, %d threads\n", BUILD_VERSION,
+           BUILD_COMMIT, BUILD_TYPE, BUILD_COMPILER, BUILD_LIBRARIES, omp_get_max_threads());
 }
 
 static int tables_of(const Command *c, void *options, Common *common, OptionTable *table, void **base) {
@@ -52,7 +56,8 @@ static int tables_of(const Command *c, void *options, Common *common, OptionTabl
 static int report(const Command *c, Status st) {
     progress_end();
     fprintf(stderr, "cartridge %s: %s\n", c->name, status_message());
-    if (st == ST_STOPPED) fprintf(stderr, "stopped; what was finished is kept: run the same command again with --resume\n");
+    if (st == ST_STOPPED)
+        fprintf(stderr, "stopped; what was finished is kept: run the same command again with --resume\n");
     return exit_code(st);
 }
 
@@ -81,14 +86,16 @@ static int unknown_command(const char *name) {
     const char *words[COMMANDS];
     for (int i = 0; i < COMMANDS; i++) words[i] = commands[i]->name;
     const char *near = nearest_word(name, words, COMMANDS);
-    fprintf(stderr, "cartridge: no command \"%s\"%s%s%s\n", name, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    fprintf(stderr, "cartridge: no command \"%s\"%s%s%s\n", name, near ? "; did you mean " : "",
+            near ? near : "", near ? "?" : "");
     return EXIT_USAGE;
 }
 
 int main(int argc, char **argv) {
     const char *name = argc > 1 ? argv[1] : "help";
     if (!strcmp(name, "--version")) return print_version(), EXIT_DONE;
-    if (!strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h")) return print_program_help(), EXIT_DONE;
+    if (!strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h"))
+        return print_program_help(), EXIT_DONE;
     for (int i = 0; i < COMMANDS; i++)
         if (!strcmp(commands[i]->name, name)) return run_command(commands[i], argc - 2, argv + 2);
     return unknown_command(name);

@@ -1,4 +1,5 @@
-/* options.c -- see options.h. Both "--name value" and "--name=value"; letters as "-p 128". "--" ends the options. */
+/* options.c -- see options.h. Both "--name value" and "--name=value"; letters as "-p 128". "--" ends the
+ * options. */
 #include "tools/options.h"
 
 #include <stdio.h>
@@ -11,7 +12,8 @@ static Status parse_number(const Option *o, const char *text, double *out) {
     char *end;
     *out = strtod(text, &end);
     NEED(end != text && !*end, ST_ARG, "--%s: \"%s\" is not a number", o->name, text);
-    NEED(*out >= o->low && *out <= o->high, ST_ARG, "--%s: %s is not within %g to %g", o->name, text, o->low, o->high);
+    NEED(*out >= o->low && *out <= o->high, ST_ARG, "--%s: %s is not within %g to %g", o->name, text, o->low,
+         o->high);
     return ST_OK;
 }
 
@@ -43,8 +45,9 @@ static Status set_range(const Option *o, const char *text, Range *to) {
     char *end;
     to->low = strtoll(text, &end, 10);
     to->high = *end == '-' && end != text ? strtoll(end + 1, &end, 10) : to->low;
-    NEED(end != text && !*end && to->low >= (int64_t)o->low && to->high >= to->low && to->high <= (int64_t)o->high, ST_ARG,
-         "--%s: \"%s\" is not a range LO-HI within %g-%g", o->name, text, o->low, o->high);
+    NEED(end != text && !*end && to->low >= (int64_t)o->low && to->high >= to->low &&
+             to->high <= (int64_t)o->high,
+         ST_ARG, "--%s: \"%s\" is not a range LO-HI within %g-%g", o->name, text, o->low, o->high);
     return ST_OK;
 }
 
@@ -57,13 +60,22 @@ static Status append(const char *name, const char *text, TextList *to) {
 static Status set(const Option *o, void *base, const char *text) {
     void *to = (char *)base + o->at;
     switch (o->type) {
-    case OPTION_FLAG: *(bool *)to = true; return ST_OK;
-    case OPTION_WHOLE: return set_whole(o, text, to);
-    case OPTION_REAL: return parse_number(o, text, to);
-    case OPTION_TEXT: *(const char **)to = text; return ST_OK;
-    case OPTION_CHOICE: return set_choice(o, text, to);
-    case OPTION_RANGE: return set_range(o, text, to);
-    case OPTION_LIST: return append(o->name, text, to);
+    case OPTION_FLAG:
+        *(bool *)to = true;
+        return ST_OK;
+    case OPTION_WHOLE:
+        return set_whole(o, text, to);
+    case OPTION_REAL:
+        return parse_number(o, text, to);
+    case OPTION_TEXT:
+        *(const char **)to = text;
+        return ST_OK;
+    case OPTION_CHOICE:
+        return set_choice(o, text, to);
+    case OPTION_RANGE:
+        return set_range(o, text, to);
+    case OPTION_LIST:
+        return append(o->name, text, to);
     }
     return ST_OK;
 }
@@ -79,7 +91,8 @@ static int distance(const char *a, const char *b) {
         int diagonal = row[0];
         row[0] = i;
         for (int j = 1; j <= m; j++) {
-            int change = diagonal + (a[i - 1] != b[j - 1]), other = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+            int change = diagonal + (a[i - 1] != b[j - 1]),
+                other = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
             diagonal = row[j];
             row[j] = change < other ? change : other;
         }
@@ -97,19 +110,25 @@ const char *nearest_word(const char *word, const char *const *words, int32_t n) 
     return best;
 }
 
-typedef struct Found { const Option *o; void *base; } Found;
+typedef struct Found {
+    const Option *o;
+    void *base;
+} Found;
 
-static Found find(const OptionTable *t, void *const *base, int32_t n, const char *name, size_t length, char letter) {
+static Found find(const OptionTable *t, void *const *base, int32_t n, const char *name, size_t length,
+                  char letter) {
     for (int32_t i = 0; i < n; i++)
         for (int32_t j = 0; j < t[i].n; j++) {
             const Option *o = &t[i].row[j];
-            bool same = letter ? o->letter == letter : strlen(o->name) == length && !strncmp(o->name, name, length);
+            bool same =
+                letter ? o->letter == letter : strlen(o->name) == length && !strncmp(o->name, name, length);
             if (same) return (Found){o, base[i]};
         }
     return (Found){NULL, NULL};
 }
 
-static Status unknown(const OptionTable *t, int32_t n, const char *argument, const char *name, size_t length) {
+static Status unknown(const OptionTable *t, int32_t n, const char *argument, const char *name,
+                      size_t length) {
     const char *words[256];
     char word[64];
     int32_t count = 0;
@@ -117,13 +136,16 @@ static Status unknown(const OptionTable *t, int32_t n, const char *argument, con
         for (int32_t j = 0; j < t[i].n && count < 256; j++) words[count++] = t[i].row[j].name;
     snprintf(word, sizeof word, "%.*s", (int)(length < 60 ? length : 60), name);
     const char *near = nearest_word(word, words, count);
-    FAIL(ST_ARG, "%s: no such option%s%s%s; --help lists them", argument, near ? "; did you mean --" : "", near ? near : "",
-         near ? "?" : "");
+    FAIL(ST_ARG, "%s: no such option%s%s%s; --help lists them", argument, near ? "; did you mean --" : "",
+         near ? near : "", near ? "?" : "");
 }
 
 /* ---- the command line ---- */
 
-typedef struct Line { int argc, at; char **argv; } Line;
+typedef struct Line {
+    int argc, at;
+    char **argv;
+} Line;
 
 static Status take(const OptionTable *t, void *const *base, int32_t n, Line *l) {
     const char *argument = l->argv[l->at++];
@@ -143,7 +165,8 @@ static Status take(const OptionTable *t, void *const *base, int32_t n, Line *l) 
 
 static Status set_defaults(const OptionTable *t, void *base) {
     for (int32_t j = 0; j < t->n; j++)
-        if (t->row[j].fallback && t->row[j].type != OPTION_FLAG) TRY(set(&t->row[j], base, t->row[j].fallback));
+        if (t->row[j].fallback && t->row[j].type != OPTION_FLAG)
+            TRY(set(&t->row[j], base, t->row[j].fallback));
     return ST_OK;
 }
 
@@ -152,8 +175,9 @@ static Status check_required(const OptionTable *t, const void *base) {
         const Option *o = &t->row[j];
         if (!o->required) continue;
         const void *at = (const char *)base + o->at;
-        bool given = o->type == OPTION_LIST ? ((const TextList *)at)->n > 0
-                     : o->type == OPTION_TEXT ? *(const char *const *)at != NULL : *(const int64_t *)at != 0;
+        bool given = o->type == OPTION_LIST   ? ((const TextList *)at)->n > 0
+                     : o->type == OPTION_TEXT ? *(const char *const *)at != NULL
+                                              : *(const int64_t *)at != 0;
         NEED(given, ST_ARG, "--%s %s is missing: %s", o->name, o->argument, o->help);
     }
     return ST_OK;
@@ -165,7 +189,8 @@ static bool wants_help(int argc, char **argv) {
     return false;
 }
 
-Status options_parse(const OptionTable *tables, void *const *base, int32_t n, int argc, char **argv, TextList *rest) {
+Status options_parse(const OptionTable *tables, void *const *base, int32_t n, int argc, char **argv,
+                     TextList *rest) {
     Line l = {argc, 0, argv};
     *rest = (TextList){.n = 0};
     for (int32_t i = 0; i < n; i++) TRY(set_defaults(&tables[i], base[i]));

@@ -1,5 +1,5 @@
-/* progress.c -- see progress.h. The estimate of the time left is that of the current stage: time so far times what is
- * left over what is done. */
+/* progress.c -- see progress.h. The estimate of the time left is that of the current stage: time so far times
+ * what is left over what is done. */
 #include "tools/progress.h"
 
 #include <signal.h>
@@ -43,9 +43,12 @@ bool progress_interrupted(void) {
 
 static void write_duration(char *out, size_t cap, double seconds) {
     long s = (long)(seconds + 0.5);
-    if (s < 60) snprintf(out, cap, "%lds", s);
-    else if (s < 3600) snprintf(out, cap, "%ldm%02lds", s / 60, s % 60);
-    else snprintf(out, cap, "%ldh%02ldm", s / 3600, s / 60 % 60);
+    if (s < 60)
+        snprintf(out, cap, "%lds", s);
+    else if (s < 3600)
+        snprintf(out, cap, "%ldm%02lds", s / 60, s % 60);
+    else
+        snprintf(out, cap, "%ldh%02ldm", s / 3600, s / 60 % 60);
 }
 
 static void begin_stage(const char *stage, int64_t done, double t) {
@@ -64,8 +67,9 @@ static void show(int64_t done, int64_t total, const char *detail, double t) {
     int filled = total > 0 ? (int)(done * BAR / total) : 0;
     for (int i = 0; i < BAR; i++) bar[i] = i < filled ? '#' : '.';
     bar[BAR] = '\0';
-    fprintf(stderr, state.terminal ? "\r\033[K%-12s %s %lld/%lld  %s  %s left" : "%-12s %s %lld/%lld  %s  %s left\n", state.stage, bar,
-            (long long)done, (long long)total, detail ? detail : "", left);
+    fprintf(stderr,
+            state.terminal ? "\r\033[K%-12s %s %lld/%lld  %s  %s left" : "%-12s %s %lld/%lld  %s  %s left\n",
+            state.stage, bar, (long long)done, (long long)total, detail ? detail : "", left);
     state.open = state.terminal;
     state.shown = t;
 }
@@ -76,7 +80,8 @@ static void progress(void *user, const char *stage, int64_t done, int64_t total,
     double t = now();
     if (strncmp(stage, state.stage, sizeof state.stage - 1)) begin_stage(stage, done, t);
     bool last = done >= total;
-    if (last || t - state.shown >= (state.terminal ? TERMINAL_EVERY : PLAIN_EVERY)) show(done, total, detail, t);
+    if (last || t - state.shown >= (state.terminal ? TERMINAL_EVERY : PLAIN_EVERY))
+        show(done, total, detail, t);
 }
 
 void progress_end(void) {

@@ -10,13 +10,14 @@ Status session_open(Session *s, const char *folder, const SessionLimits *l) {
     TRY_TO(failed, tokenizer_open(&s->tokenizer, folder));
     TRY_TO(failed, chat_open(&s->chat, folder, s->tokenizer));
     NEED_TO(failed, tokenizer_vocab(s->tokenizer) <= s->model->cfg.vocab, ST_MISMATCH,
-            "%s: tokenizer.json has %d tokens, config.json a vocabulary of %d", folder, tokenizer_vocab(s->tokenizer),
-            s->model->cfg.vocab);
+            "%s: tokenizer.json has %d tokens, config.json a vocabulary of %d", folder,
+            tokenizer_vocab(s->tokenizer), s->model->cfg.vocab);
     digest_hex(tokenizer_digest(s->tokenizer), s->tokenizer_hex);
     int64_t pages = (int64_t)l->seqs * pages_for(l->seq_rows) + pages_for(l->held_rows) + PREFIXES;
     NEED_TO(failed, pages < INT32_MAX, ST_ARG, "%lld pages are more than a pool can have", (long long)pages);
     TRY_TO(failed, pool_open(&s->pool, &s->model->cfg, s->model->ops, s->model->ops->act, (int32_t)pages));
-    SchedulerLimits limits = {.rows = l->pass_rows, .seqs = l->seqs, .queue = 4 * l->seqs, .topk = TOPK, .prefixes = PREFIXES};
+    SchedulerLimits limits = {
+        .rows = l->pass_rows, .seqs = l->seqs, .queue = 4 * l->seqs, .topk = TOPK, .prefixes = PREFIXES};
     TRY_TO(failed, scheduler_open(&s->scheduler, s->model, s->pool, &limits));
     scheduler_capture_tools(s->scheduler, &s->capture);
     return ST_OK;
@@ -44,5 +45,6 @@ Status session_capture(Session *s, Bytes text, int32_t rows, Prefix **out) {
 }
 
 Status session_cartridge(Session *s, const char *path, Cartridge **out) {
-    return cartridge_open(out, path, s->model, s->tokenizer_hex, chat_family(s->chat), s->pool, s->capture.stream);
+    return cartridge_open(out, path, s->model, s->tokenizer_hex, chat_family(s->chat), s->pool,
+                          s->capture.stream);
 }

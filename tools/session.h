@@ -18,7 +18,10 @@ typedef struct Session {
 } Session;
 
 /* Rows that will be held at once beside what the scheduler's sequences need: prefixes, captures, training. */
-typedef struct SessionLimits { int64_t held_rows; int32_t seqs, seq_rows, pass_rows; } SessionLimits;
+typedef struct SessionLimits {
+    int64_t held_rows;
+    int32_t seqs, seq_rows, pass_rows;
+} SessionLimits;
 
 Status session_open(Session *s, const char *folder, const SessionLimits *limits);
 void session_close(Session *s);

@@ -9,25 +9,41 @@
 
 const Option study_rows[STUDY_ROWS] = {
     {"samples", 'n', OPTION_WHOLE, "N", "400", 1, 1e9, GROUP, "conversations to keep", AT(samples), false},
-    {"chunk", 0, OPTION_RANGE, "LO-HI", "64-512", 1, 1e7, GROUP, "tokens of the corpus in view of one conversation", AT(chunk), false},
-    {"border", 0, OPTION_CHOICE, "tokens|paragraphs|lines", "paragraphs", 0, 0, GROUP, "where chunks may begin and end", AT(border), false},
-    {"per-chunk", 0, OPTION_WHOLE, "N", "16", 1, 4096, GROUP, "conversations about one chunk, which is read once for all", AT(per_chunk), false},
+    {"chunk", 0, OPTION_RANGE, "LO-HI", "64-512", 1, 1e7, GROUP,
+     "tokens of the corpus in view of one conversation", AT(chunk), false},
+    {"border", 0, OPTION_CHOICE, "tokens|paragraphs|lines", "paragraphs", 0, 0, GROUP,
+     "where chunks may begin and end", AT(border), false},
+    {"per-chunk", 0, OPTION_WHOLE, "N", "16", 1, 4096, GROUP,
+     "conversations about one chunk, which is read once for all", AT(per_chunk), false},
     {"seeds", 0, OPTION_TEXT, "LIST", NULL, 0, 0, GROUP,
-     "kinds of questions with weights, as question=1,focus=3 (the default); also structuring, summarization, use-case, creative",
+     "kinds of questions with weights, as question=1,focus=3 (the default); also structuring, summarization, "
+     "use-case, creative",
      AT(seeds), false},
-    {"questions", 0, OPTION_TEXT, "FILE", NULL, 0, 0, GROUP, "JSONL of {\"question\"}: asked by somebody else; the model only answers", AT(questions), false},
-    {"instruction", 0, OPTION_TEXT, "TEXT", NULL, 0, 0, GROUP, "stands behind the chunk in the teacher's system turn", AT(instruction), false},
-    {"rounds", 0, OPTION_WHOLE, "N", "1", 1, 64, GROUP, "questions and answers of one conversation", AT(rounds), false},
-    {"question-tokens", 0, OPTION_WHOLE, "N", "48", 1, 1e5, GROUP, "longest question", AT(question_tokens), false},
+    {"questions", 0, OPTION_TEXT, "FILE", NULL, 0, 0, GROUP,
+     "JSONL of {\"question\"}: asked by somebody else; the model only answers", AT(questions), false},
+    {"instruction", 0, OPTION_TEXT, "TEXT", NULL, 0, 0, GROUP,
+     "stands behind the chunk in the teacher's system turn", AT(instruction), false},
+    {"rounds", 0, OPTION_WHOLE, "N", "1", 1, 64, GROUP, "questions and answers of one conversation",
+     AT(rounds), false},
+    {"question-tokens", 0, OPTION_WHOLE, "N", "48", 1, 1e5, GROUP, "longest question", AT(question_tokens),
+     false},
     {"answer-tokens", 0, OPTION_WHOLE, "N", "64", 1, 1e5, GROUP, "longest answer", AT(answer_tokens), false},
-    {"temperature-q", 0, OPTION_REAL, "F", "0.6", 0, 10, GROUP, "of questions; answers are greedy", AT(question_temperature), false},
-    {"top-k", 0, OPTION_WHOLE, "N", "20", 1, 32, GROUP, "teacher's candidates asked for per answer token", AT(top_k), false},
-    {"mass", 0, OPTION_REAL, "F", "0.99", 0, 1, GROUP, "the fewest candidates that reach this probability are kept", AT(mass), false},
-    {"answer-floor", 0, OPTION_REAL, "F", "-0.7", -1e9, 0, GROUP, "mean log-probability below which an answer counts as made up", AT(answer_floor), false},
-    {"overlap", 0, OPTION_REAL, "F", "0.9", 0, 2, GROUP, "share of known word pairs that makes a question a repeat; above 1: keep all", AT(overlap), false},
-    {"keep-unrelated", 0, OPTION_FLAG, NULL, NULL, 0, 0, GROUP, "keep questions that share no word with the chunk", AT(keep_unrelated), false},
-    {"keep-cut", 0, OPTION_FLAG, NULL, NULL, 0, 0, GROUP, "keep answers that ran into their limit", AT(keep_cut), false},
-    {"no-openings", 0, OPTION_FLAG, NULL, NULL, 0, 0, GROUP, "do not force the first words of questions", AT(no_openings), false},
+    {"temperature-q", 0, OPTION_REAL, "F", "0.6", 0, 10, GROUP, "of questions; answers are greedy",
+     AT(question_temperature), false},
+    {"top-k", 0, OPTION_WHOLE, "N", "20", 1, 32, GROUP, "teacher's candidates asked for per answer token",
+     AT(top_k), false},
+    {"mass", 0, OPTION_REAL, "F", "0.99", 0, 1, GROUP,
+     "the fewest candidates that reach this probability are kept", AT(mass), false},
+    {"answer-floor", 0, OPTION_REAL, "F", "-0.7", -1e9, 0, GROUP,
+     "mean log-probability below which an answer counts as made up", AT(answer_floor), false},
+    {"overlap", 0, OPTION_REAL, "F", "0.9", 0, 2, GROUP,
+     "share of known word pairs that makes a question a repeat; above 1: keep all", AT(overlap), false},
+    {"keep-unrelated", 0, OPTION_FLAG, NULL, NULL, 0, 0, GROUP,
+     "keep questions that share no word with the chunk", AT(keep_unrelated), false},
+    {"keep-cut", 0, OPTION_FLAG, NULL, NULL, 0, 0, GROUP, "keep answers that ran into their limit",
+     AT(keep_cut), false},
+    {"no-openings", 0, OPTION_FLAG, NULL, NULL, 0, 0, GROUP, "do not force the first words of questions",
+     AT(no_openings), false},
 };
 
 static Status add_seed(StudyOptions *o, const char *p, size_t n) {
@@ -40,12 +56,16 @@ static Status add_seed(StudyOptions *o, const char *p, size_t n) {
         if (equals) {
             char *end;
             o->weight[k] = strtod(equals + 1, &end);
-            NEED(end != equals + 1 && end == p + n && o->weight[k] >= 0, ST_ARG, "--seeds: \"%.*s\" has no weight", (int)n, p);
+            NEED(end != equals + 1 && end == p + n && o->weight[k] >= 0, ST_ARG,
+                 "--seeds: \"%.*s\" has no weight", (int)n, p);
         }
         return ST_OK;
     }
-    FAIL(ST_ARG, "--seeds: \"%.*s\" is no kind of seed; there are question, focus, structuring, summarization, use-case, "
-         "creative", (int)length, p);
+    FAIL(ST_ARG,
+         "--seeds: \"%.*s\" is no kind of seed; there are question, focus, structuring, summarization, "
+         "use-case, "
+         "creative",
+         (int)length, p);
 }
 
 static Status read_seeds(StudyOptions *o, const char *list) {

@@ -1,7 +1,8 @@
-/* cartridge.c -- the file: its metadata as one JSON object, its rows as tensors, and the checks between it and a model.
+/* cartridge.c -- the file: its metadata as one JSON object, its rows as tensors, and the checks between it
+ * and a model.
  *
- * One table names every field of CartridgeInfo once; writing, reading, copying and freeing all walk it, so a field
- * cannot be forgotten in one of them. */
+ * One table names every field of CartridgeInfo once; writing, reading, copying and freeing all walk it, so a
+ * field cannot be forgotten in one of them. */
 #include "engine/memory/cartridge.h"
 
 #include <errno.h>
@@ -15,19 +16,41 @@
 #include "kernels/base/json.h"
 
 typedef enum FieldType { FIELD_I32, FIELD_I64, FIELD_U64, FIELD_DOUBLE, FIELD_TEXT } FieldType;
-typedef struct Field { const char *name; FieldType type; size_t at; } Field;
+typedef struct Field {
+    const char *name;
+    FieldType type;
+    size_t at;
+} Field;
 
-#define FIELD(name, type) {#name, type, offsetof(CartridgeInfo, name)}
+#define FIELD(name, type)                                                                                    \
+    { #name, type, offsetof(CartridgeInfo, name) }
 static const Field fields[] = {
-    FIELD(version, FIELD_I32),      FIELD(layers, FIELD_I32),          FIELD(kv_heads, FIELD_I32),
-    FIELD(head_dim, FIELD_I32),     FIELD(rows, FIELD_I32),            FIELD(frozen, FIELD_I32),
-    FIELD(pos_first, FIELD_I32),    FIELD(pos_end, FIELD_I32),         FIELD(model, FIELD_TEXT),
-    FIELD(tokenizer, FIELD_TEXT),   FIELD(template_family, FIELD_TEXT), FIELD(rope_theta, FIELD_DOUBLE),
-    FIELD(rope_factor, FIELD_DOUBLE), FIELD(name, FIELD_TEXT),         FIELD(note, FIELD_TEXT),
-    FIELD(corpus, FIELD_TEXT),      FIELD(corpus_tokens, FIELD_I64),   FIELD(init, FIELD_TEXT),
-    FIELD(steps, FIELD_I64),        FIELD(conversations, FIELD_I64),   FIELD(supervised_tokens, FIELD_I64),
-    FIELD(learning_rate, FIELD_DOUBLE), FIELD(loss_first, FIELD_DOUBLE), FIELD(loss_last, FIELD_DOUBLE),
-    FIELD(kl_heldout, FIELD_DOUBLE), FIELD(seed, FIELD_U64),
+    FIELD(version, FIELD_I32),
+    FIELD(layers, FIELD_I32),
+    FIELD(kv_heads, FIELD_I32),
+    FIELD(head_dim, FIELD_I32),
+    FIELD(rows, FIELD_I32),
+    FIELD(frozen, FIELD_I32),
+    FIELD(pos_first, FIELD_I32),
+    FIELD(pos_end, FIELD_I32),
+    FIELD(model, FIELD_TEXT),
+    FIELD(tokenizer, FIELD_TEXT),
+    FIELD(template_family, FIELD_TEXT),
+    FIELD(rope_theta, FIELD_DOUBLE),
+    FIELD(rope_factor, FIELD_DOUBLE),
+    FIELD(name, FIELD_TEXT),
+    FIELD(note, FIELD_TEXT),
+    FIELD(corpus, FIELD_TEXT),
+    FIELD(corpus_tokens, FIELD_I64),
+    FIELD(init, FIELD_TEXT),
+    FIELD(steps, FIELD_I64),
+    FIELD(conversations, FIELD_I64),
+    FIELD(supervised_tokens, FIELD_I64),
+    FIELD(learning_rate, FIELD_DOUBLE),
+    FIELD(loss_first, FIELD_DOUBLE),
+    FIELD(loss_last, FIELD_DOUBLE),
+    FIELD(kl_heldout, FIELD_DOUBLE),
+    FIELD(seed, FIELD_U64),
 };
 enum { FIELDS = sizeof fields / sizeof fields[0] };
 
@@ -60,7 +83,8 @@ Status cartridge_info_copy(CartridgeInfo *to, const CartridgeInfo *from) {
 
 /* ---- metadata ---- */
 
-/* All 17 digits: cJSON stops at 15 when that is close enough, and then the number read is not the one written. */
+/* All 17 digits: cJSON stops at 15 when that is close enough, and then the number read is not the one
+ * written. */
 static void add_double(cJSON *o, const char *name, double v) {
     char text[32];
     snprintf(text, sizeof text, "%.17g", v);
@@ -71,15 +95,21 @@ static void write_field(cJSON *o, const CartridgeInfo *info, const Field *f) {
     void *at = field_of(info, f);
     char text[24];
     switch (f->type) {
-    case FIELD_I32: cJSON_AddNumberToObject(o, f->name, *(int32_t *)at); break;
-    case FIELD_I64: cJSON_AddNumberToObject(o, f->name, (double)*(int64_t *)at); break;
+    case FIELD_I32:
+        cJSON_AddNumberToObject(o, f->name, *(int32_t *)at);
+        break;
+    case FIELD_I64:
+        cJSON_AddNumberToObject(o, f->name, (double)*(int64_t *)at);
+        break;
     case FIELD_U64: /* beyond 2^53 a JSON number is not exact */
         snprintf(text, sizeof text, "%" PRIu64, *(uint64_t *)at);
         cJSON_AddStringToObject(o, f->name, text);
         break;
     case FIELD_DOUBLE:
-        if (isfinite(*(double *)at)) add_double(o, f->name, *(double *)at);
-        else cJSON_AddNullToObject(o, f->name);
+        if (isfinite(*(double *)at))
+            add_double(o, f->name, *(double *)at);
+        else
+            cJSON_AddNullToObject(o, f->name);
         break;
     case FIELD_TEXT:
         if (*(char **)at) cJSON_AddStringToObject(o, f->name, *(char **)at);
@@ -111,8 +141,8 @@ static Status read_u64(uint64_t *to, const cJSON *o, const char *name, const cha
     char *end;
     errno = 0;
     *to = strtoull(text, &end, 10);
-    NEED(*text >= '0' && *text <= '9' && !*end && !errno, ST_FORMAT, "%s: \"%s\" is \"%s\", not a whole number of 64 bits",
-         path, name, text);
+    NEED(*text >= '0' && *text <= '9' && !*end && !errno, ST_FORMAT,
+         "%s: \"%s\" is \"%s\", not a whole number of 64 bits", path, name, text);
     return ST_OK;
 }
 
@@ -124,10 +154,15 @@ static Status read_field(CartridgeInfo *info, const cJSON *o, const Field *f, co
         TRY(json_integer(o, f->name, 0, INT32_MAX, &v, path));
         *(int32_t *)at = (int32_t)v;
         return ST_OK;
-    case FIELD_I64: return json_integer(o, f->name, 0, INT64_MAX, at, path);
-    case FIELD_U64: return read_u64(at, o, f->name, path);
-    case FIELD_DOUBLE: *(double *)at = NAN; return json_number_or(o, f->name, at, path);
-    case FIELD_TEXT: return read_text(at, o, f->name, path);
+    case FIELD_I64:
+        return json_integer(o, f->name, 0, INT64_MAX, at, path);
+    case FIELD_U64:
+        return read_u64(at, o, f->name, path);
+    case FIELD_DOUBLE:
+        *(double *)at = NAN;
+        return json_number_or(o, f->name, at, path);
+    case FIELD_TEXT:
+        return read_text(at, o, f->name, path);
     }
     return ST_OK;
 }
@@ -139,13 +174,13 @@ static Status parse_info(CartridgeInfo *info, const char *text, const char *path
     Status st = ST_OK;
     int64_t version = 0;
     TRY_TO(done, json_integer(o, "version", 0, INT32_MAX, &version, path));
-    NEED_TO(done, version == CARTRIDGE_VERSION, ST_UNSUPPORTED, "%s: cartridge format %lld, this program reads %d", path,
-            (long long)version, CARTRIDGE_VERSION);
+    NEED_TO(done, version == CARTRIDGE_VERSION, ST_UNSUPPORTED,
+            "%s: cartridge format %lld, this program reads %d", path, (long long)version, CARTRIDGE_VERSION);
     for (int i = 0; i < FIELDS; i++) TRY_TO(done, read_field(info, o, &fields[i], path));
     bool whole = info->rows >= 1 && info->layers >= 1 && info->frozen <= info->rows;
-    NEED_TO(done, whole && info->pos_end > info->pos_first && info->pos_first <= INT32_MAX - info->rows, ST_FORMAT,
-            "%s: %d rows, %d frozen, %d layers, positions %d to %d make no cartridge", path, info->rows,
-            info->frozen, info->layers, info->pos_first, info->pos_end);
+    NEED_TO(done, whole && info->pos_end > info->pos_first && info->pos_first <= INT32_MAX - info->rows,
+            ST_FORMAT, "%s: %d rows, %d frozen, %d layers, positions %d to %d make no cartridge", path,
+            info->rows, info->frozen, info->layers, info->pos_first, info->pos_end);
 done:
     cJSON_Delete(o);
     if (st) cartridge_info_close(info);
@@ -176,19 +211,21 @@ Status cartridge_info_read(CartridgeInfo *out, const char *path) {
 /* ---- does it fit? ---- */
 
 static Status same_number(const char *what, double file, double model) {
-    NEED(file == model, ST_MISMATCH, "made for another model: %s is %.17g in the cartridge, %.17g in the model", what, file,
-         model);
+    NEED(file == model, ST_MISMATCH,
+         "made for another model: %s is %.17g in the cartridge, %.17g in the model", what, file, model);
     return ST_OK;
 }
 
 static Status same_text(const char *what, const char *file, const char *have) {
     if (!have) return ST_OK;
-    NEED(file && !strcmp(file, have), ST_MISMATCH, "made for another model: %s is %.12s in the cartridge, %.12s here", what,
-         file ? file : "not stated", have);
+    NEED(file && !strcmp(file, have), ST_MISMATCH,
+         "made for another model: %s is %.12s in the cartridge, %.12s here", what, file ? file : "not stated",
+         have);
     return ST_OK;
 }
 
-Status cartridge_fits(const CartridgeInfo *info, const Model *m, const char *tokenizer, const char *template_family) {
+Status cartridge_fits(const CartridgeInfo *info, const Model *m, const char *tokenizer,
+                      const char *template_family) {
     TRY(same_number("layers", info->layers, m->cfg.layers));
     TRY(same_number("kv_heads", info->kv_heads, m->cfg.kv_heads));
     TRY(same_number("head_dim", info->head_dim, m->cfg.head_dim));
@@ -227,7 +264,8 @@ static void layer_names(char key[32], char value[32], int32_t layer) {
     snprintf(value, 32, "layer.%d.value", layer);
 }
 
-static Status load_rows(Prefix *p, Stream *s, const SafeFile *f, const CartridgeInfo *info, const char *path) {
+static Status load_rows(Prefix *p, Stream *s, const SafeFile *f, const CartridgeInfo *info,
+                        const char *path) {
     for (int32_t l = 0; l < info->layers; l++) {
         char kn[32], vn[32];
         Tensor key, value;
@@ -236,7 +274,8 @@ static Status load_rows(Prefix *p, Stream *s, const SafeFile *f, const Cartridge
         TRY(safe_find(f, vn, &value));
         NEED(tensor_is(key, DT_BF16, info->kv_heads, info->rows, info->head_dim) &&
                  tensor_is(value, DT_BF16, info->kv_heads, info->rows, info->head_dim),
-             ST_FORMAT, "%s: %s or %s is not bf16[%d,%d,%d]", path, kn, vn, info->kv_heads, info->rows, info->head_dim);
+             ST_FORMAT, "%s: %s or %s is not bf16[%d,%d,%d]", path, kn, vn, info->kv_heads, info->rows,
+             info->head_dim);
         TRY(prefix_write(p, s, l, key, value));
     }
     return ST_OK;

@@ -1,5 +1,5 @@
-/* pages.c -- see pages.h. Looking for free pages is a walk from the lowest: pools have thousands of pages, a step takes
- * a handful, and the same requests get the same pages in every run. */
+/* pages.c -- see pages.h. Looking for free pages is a walk from the lowest: pools have thousands of pages, a
+ * step takes a handful, and the same requests get the same pages in every run. */
 #include "engine/memory/pages.h"
 
 #include <assert.h>
@@ -7,7 +7,7 @@
 
 struct PagePool {
     const Ops *ops;
-    Tensor all;       /* [2L,pages,G,KV_PAGE,D] */
+    Tensor all; /* [2L,pages,G,KV_PAGE,D] */
     int32_t pages, free;
     int32_t *holders; /* owned, [pages] */
 };
@@ -42,7 +42,8 @@ void pool_close(PagePool *p) {
 }
 
 Status pool_take(PagePool *p, int32_t n, int32_t *page) {
-    NEED(n <= p->free, ST_FULL, "%d pages of %d keys wanted, %d of %d are free", n, KV_PAGE, p->free, p->pages);
+    NEED(n <= p->free, ST_FULL, "%d pages of %d keys wanted, %d of %d are free", n, KV_PAGE, p->free,
+         p->pages);
     for (int32_t i = 0, taken = 0; taken < n; i++) {
         if (p->holders[i]) continue;
         p->holders[i] = 1;

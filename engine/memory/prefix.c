@@ -17,8 +17,13 @@ static Status prefix_alloc(Prefix **out, PagePool *pool, int32_t rows, int32_t p
         free(page);
         FAIL(ST_NOMEM, "no memory for the page list of a prefix of %d rows", rows);
     }
-    *p = (Prefix){.pool = pool, .page = page, .pages = pages, .rows = rows,
-                  .pos_first = pos_first, .pos_end = pos_end, .holders = 1};
+    *p = (Prefix){.pool = pool,
+                  .page = page,
+                  .pages = pages,
+                  .rows = rows,
+                  .pos_first = pos_first,
+                  .pos_end = pos_end,
+                  .holders = 1};
     *out = p;
     return ST_OK;
 }
@@ -53,14 +58,17 @@ Status prefix_of_pages(Prefix **out, PagePool *pool, const int32_t *page, int32_
 
 /* Of a part: its parent and its rows, so that caches keep parts of one prefix apart. */
 static Digest part_identity(const Prefix *p, int32_t first, int32_t count) {
-    struct { Digest parent; int32_t first, count; } of = {p->identity, first, count};
+    struct {
+        Digest parent;
+        int32_t first, count;
+    } of = {p->identity, first, count};
     return sha256_of(&of, sizeof of);
 }
 
 Status prefix_part(Prefix **out, const Prefix *p, int32_t first, int32_t count) {
     *out = NULL;
-    NEED(first >= 0 && count >= 1 && first + count <= prefix_visible(p), ST_ARG, "rows %d to %d of a prefix of %d rows",
-         first, first + count, prefix_visible(p));
+    NEED(first >= 0 && count >= 1 && first + count <= prefix_visible(p), ST_ARG,
+         "rows %d to %d of a prefix of %d rows", first, first + count, prefix_visible(p));
     int32_t row = p->from + first, page = row / KV_PAGE, from = row % KV_PAGE;
     Prefix *part;
     TRY(prefix_alloc(&part, p->pool, from + count, p->pos_first + first, p->pos_first + first + count));
@@ -100,7 +108,12 @@ int32_t prefix_start(const Prefix *const *p, int32_t n) {
 
 /* Moves the visible rows of one head between a host tensor [G,P,D] and the pool, page by page through `block`
  * ([KV_PAGE,D] of the pool's type). */
-typedef struct Move { const Prefix *p; Stream *s; Tensor pool, host, block; bool to_pool; } Move;
+typedef struct Move {
+    const Prefix *p;
+    Stream *s;
+    Tensor pool, host, block;
+    bool to_pool;
+} Move;
 
 static Status move_page(const Move *m, int64_t g, int32_t page, int32_t first, int32_t count, int32_t row) {
     const Ops *ops = pool_ops(m->p->pool);
@@ -132,8 +145,10 @@ static Status move_rows(const Move *m) {
 static Status move(const Prefix *p, Stream *s, int32_t layer, Tensor key, Tensor value, bool to_pool) {
     Tensor keys = pool_keys(p->pool, layer), values = pool_values(p->pool, layer);
     int64_t G = keys.dim[1], D = keys.dim[3];
-    NEED(tensor_is(key, key.dtype, G, prefix_visible(p), D) && tensor_is(value, value.dtype, G, prefix_visible(p), D),
-         ST_ARG, "rows of a prefix: wanted keys and values of [%lld,%d,%lld]", (long long)G, prefix_visible(p), (long long)D);
+    NEED(tensor_is(key, key.dtype, G, prefix_visible(p), D) &&
+             tensor_is(value, value.dtype, G, prefix_visible(p), D),
+         ST_ARG, "rows of a prefix: wanted keys and values of [%lld,%d,%lld]", (long long)G,
+         prefix_visible(p), (long long)D);
     void *space = malloc((size_t)(KV_PAGE * D) * dtype_bytes(keys.dtype));
     NEED(space, ST_NOMEM, "no memory to move a page");
     Tensor block = tensor_of(space, keys.dtype, KV_PAGE, D);

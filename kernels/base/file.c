@@ -1,5 +1,5 @@
-/* file.c -- mapping and safe writing. A Writer puts everything into "path.tmp.<pid>" in the target's own folder (a
- * rename across file systems would copy) and renames it when all of it is on the disk. */
+/* file.c -- mapping and safe writing. A Writer puts everything into "path.tmp.<pid>" in the target's own
+ * folder (a rename across file systems would copy) and renames it when all of it is on the disk. */
 #include "kernels/base/file.h"
 
 #include <errno.h>
@@ -91,7 +91,8 @@ Status file_join(char *out, size_t cap, const char *folder, const char *name) {
     size_t n = strlen(folder);
     const char *slash = n && folder[n - 1] != '/' ? "/" : "";
     int used = snprintf(out, cap, "%s%s%s", folder, slash, name);
-    NEED(used >= 0 && (size_t)used < cap, ST_ARG, "the path %s/%s is longer than %zu bytes", folder, name, cap);
+    NEED(used >= 0 && (size_t)used < cap, ST_ARG, "the path %s/%s is longer than %zu bytes", folder, name,
+         cap);
     return ST_OK;
 }
 
@@ -162,13 +163,16 @@ Status writer_put(Writer *w, const void *data, size_t bytes) {
     return ST_OK;
 }
 
-/* A rename is durable only once its folder is. Some file systems refuse to sync folders: then nothing is lost. */
+/* A rename is durable only once its folder is. Some file systems refuse to sync folders: then nothing is
+ * lost. */
 static void sync_folder_of(const char *path) {
     char folder[PATH_MAX];
     snprintf(folder, sizeof folder, "%s", path);
     char *slash = strrchr(folder, '/');
-    if (slash == folder) slash[1] = '\0';
-    else if (slash) *slash = '\0';
+    if (slash == folder)
+        slash[1] = '\0';
+    else if (slash)
+        *slash = '\0';
     int fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return;
     fsync(fd);

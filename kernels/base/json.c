@@ -15,14 +15,17 @@ static Status check_depth(const char *text, size_t size, const char *where) {
     for (size_t i = 0; i < size; i++) {
         char c = text[i];
         if (quoted) {
-            if (c == '\\') i++;
-            else if (c == '"') quoted = false;
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                quoted = false;
             continue;
         }
         if (c == '"') quoted = true;
         if (c == '{' || c == '[') depth++;
         if (c == '}' || c == ']') depth--;
-        NEED(depth <= DEPTH_MAX, ST_FORMAT, "%s: JSON nested deeper than %d at byte %zu", where, DEPTH_MAX, i);
+        NEED(depth <= DEPTH_MAX, ST_FORMAT, "%s: JSON nested deeper than %d at byte %zu", where, DEPTH_MAX,
+             i);
     }
     return ST_OK;
 }
@@ -66,7 +69,8 @@ Status json_number_or(const cJSON *o, const char *key, double *out, const char *
     return ST_OK;
 }
 
-Status json_integer_or(const cJSON *o, const char *key, int64_t low, int64_t high, int64_t *out, const char *where) {
+Status json_integer_or(const cJSON *o, const char *key, int64_t low, int64_t high, int64_t *out,
+                       const char *where) {
     const cJSON *m = member(o, key);
     if (!m) return ST_OK;
     NEED(cJSON_IsNumber(m), ST_FORMAT, "%s: \"%s\" is not a number", where, key);
@@ -74,8 +78,8 @@ Status json_integer_or(const cJSON *o, const char *key, int64_t low, int64_t hig
     /* Beyond 2^53 a double is no longer every whole number: such values come as strings. */
     NEED(v >= -9007199254740992.0 && v <= 9007199254740992.0 && v == (double)(int64_t)v, ST_FORMAT,
          "%s: \"%s\" is %g, not a whole number", where, key, v);
-    NEED((int64_t)v >= low && (int64_t)v <= high, ST_FORMAT, "%s: \"%s\" is %lld, not within %lld to %lld", where, key,
-         (long long)v, (long long)low, (long long)high);
+    NEED((int64_t)v >= low && (int64_t)v <= high, ST_FORMAT, "%s: \"%s\" is %lld, not within %lld to %lld",
+         where, key, (long long)v, (long long)low, (long long)high);
     *out = (int64_t)v;
     return ST_OK;
 }
@@ -93,7 +97,8 @@ static Status need_member(const cJSON *o, const char *key, const char *where) {
     return ST_OK;
 }
 
-Status json_integer(const cJSON *o, const char *key, int64_t low, int64_t high, int64_t *out, const char *where) {
+Status json_integer(const cJSON *o, const char *key, int64_t low, int64_t high, int64_t *out,
+                    const char *where) {
     TRY(need_member(o, key, where));
     return json_integer_or(o, key, low, high, out, where);
 }

@@ -86,7 +86,10 @@ void tensor_print(Tensor t, char *buf, size_t cap) {
 
 float f16_to_f32(uint16_t x) {
     uint32_t sign = (uint32_t)(x & 0x8000u) << 16, exponent = (x >> 10) & 31u, mantissa = x & 1023u;
-    union { uint32_t u; float f; } v;
+    union {
+        uint32_t u;
+        float f;
+    } v;
     if (exponent == 0) { /* zero and subnormals: mantissa * 2^-24 */
         v.f = (float)mantissa * 0x1p-24f;
         v.u |= sign;
@@ -98,25 +101,34 @@ float f16_to_f32(uint16_t x) {
 
 static double element(Tensor t, int64_t i) {
     switch (t.dtype) {
-    case DT_F32: return ((const float *)t.data)[i];
-    case DT_F64: return ((const double *)t.data)[i];
-    case DT_BF16: return bf16_to_f32(((const uint16_t *)t.data)[i]);
-    case DT_F16: return f16_to_f32(((const uint16_t *)t.data)[i]);
-    default: return ((const int32_t *)t.data)[i];
+    case DT_F32:
+        return ((const float *)t.data)[i];
+    case DT_F64:
+        return ((const double *)t.data)[i];
+    case DT_BF16:
+        return bf16_to_f32(((const uint16_t *)t.data)[i]);
+    case DT_F16:
+        return f16_to_f32(((const uint16_t *)t.data)[i]);
+    default:
+        return ((const int32_t *)t.data)[i];
     }
 }
 
 void tensor_convert(Tensor to, int64_t i, Tensor from, int64_t j, int64_t n) {
     size_t bytes = dtype_bytes(to.dtype);
     if (to.dtype == from.dtype) {
-        memmove((char *)to.data + (size_t)i * bytes, (const char *)from.data + (size_t)j * bytes, (size_t)n * bytes);
+        memmove((char *)to.data + (size_t)i * bytes, (const char *)from.data + (size_t)j * bytes,
+                (size_t)n * bytes);
         return;
     }
     assert(to.dtype == DT_F32 || to.dtype == DT_F64 || to.dtype == DT_BF16);
     for (int64_t e = 0; e < n; e++) {
         double v = element(from, j + e);
-        if (to.dtype == DT_F32) ((float *)to.data)[i + e] = (float)v;
-        else if (to.dtype == DT_F64) ((double *)to.data)[i + e] = v;
-        else ((uint16_t *)to.data)[i + e] = f32_to_bf16((float)v);
+        if (to.dtype == DT_F32)
+            ((float *)to.data)[i + e] = (float)v;
+        else if (to.dtype == DT_F64)
+            ((double *)to.data)[i + e] = v;
+        else
+            ((uint16_t *)to.data)[i + e] = f32_to_bf16((float)v);
     }
 }

@@ -1,4 +1,5 @@
-/* facts.c -- the demo's language, as the demo model was taught it (tools/demo/train.py), and corpora in it. */
+/* facts.c -- the demo's language, as the demo model was taught it (tools/demo/train.py), and corpora in it.
+ */
 #include "tools/demo/facts.h"
 
 #include <stdio.h>
@@ -10,52 +11,58 @@
 enum { NAMES = 64, RELATIONS = 8, VALUES = 32 };
 
 static const char *const names[NAMES] = {
-    "Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivan", "Jill", "Kai", "Lena", "Max",
-    "Nora", "Omar", "Pia", "Quinn", "Rosa", "Sam", "Tara", "Uma", "Vera", "Wes", "Xena", "Yuri", "Zoe",
-    "Abel", "Bella", "Carl", "Dora", "Emil", "Fay", "Gina", "Hugo", "Iris", "Joel", "Kim", "Leo", "Maya",
-    "Nico", "Olga", "Paul", "Ruth", "Sven", "Tess", "Ugo", "Vito", "Walt", "Yara", "Zack", "Anna", "Boris",
-    "Cora", "Dirk", "Elsa", "Frida", "Greta", "Hans", "Inga", "Jonas", "Karl", "Lars", "Mona", "Nina",
+    "Ada",   "Ben",   "Cleo", "Dan",  "Eva",   "Finn",  "Gus",  "Hana",  "Ivan", "Jill", "Kai",
+    "Lena",  "Max",   "Nora", "Omar", "Pia",   "Quinn", "Rosa", "Sam",   "Tara", "Uma",  "Vera",
+    "Wes",   "Xena",  "Yuri", "Zoe",  "Abel",  "Bella", "Carl", "Dora",  "Emil", "Fay",  "Gina",
+    "Hugo",  "Iris",  "Joel", "Kim",  "Leo",   "Maya",  "Nico", "Olga",  "Paul", "Ruth", "Sven",
+    "Tess",  "Ugo",   "Vito", "Walt", "Yara",  "Zack",  "Anna", "Boris", "Cora", "Dirk", "Elsa",
+    "Frida", "Greta", "Hans", "Inga", "Jonas", "Karl",  "Lars", "Mona",  "Nina",
 };
 static const char *const relations[RELATIONS] = {
     "drinks", "plays", "speaks", "eats", "keeps", "visits", "wears", "studies",
 };
 static const char *const values[RELATIONS][VALUES] = {
-    {"tea", "coffee", "milk", "juice", "cocoa", "water", "wine", "beer", "cider", "soda", "mate", "rum",
-     "gin", "ale", "mead", "port", "sake", "sherry", "tonic", "cola", "broth", "brandy", "vodka", "whisky",
-     "lassi", "kefir", "punch", "latte", "espresso", "lemonade", "champagne", "chai"},
-    {"piano", "violin", "flute", "harp", "cello", "drums", "guitar", "oboe", "banjo", "lute", "tuba",
-     "horn", "organ", "viola", "bassoon", "trumpet", "clarinet", "harmonica", "accordion", "mandolin",
-     "ukulele", "zither", "sitar", "bongos", "trombone", "bagpipes", "kazoo", "fiddle", "lyre", "gong",
-     "cornet", "recorder"},
-    {"Greek", "Latin", "French", "German", "Dutch", "Danish", "Polish", "Czech", "Irish", "Welsh", "Thai",
-     "Hindi", "Urdu", "Arabic", "Hebrew", "Turkish", "Farsi", "Swahili", "Zulu", "Korean", "Chinese",
-     "Russian", "Finnish", "Swedish", "Italian", "Spanish", "Basque", "Catalan", "Malay", "Maori", "Tamil",
-     "Nepali"},
-    {"rice", "bread", "soup", "salad", "pasta", "pizza", "beans", "cheese", "eggs", "fish", "figs",
-     "plums", "pears", "apples", "grapes", "melon", "nuts", "corn", "lentils", "tofu", "cake", "pie",
-     "stew", "curry", "noodles", "olives", "toast", "yogurt", "honey", "carrots", "onions", "leeks"},
-    {"cats", "dogs", "goats", "sheep", "hens", "ducks", "geese", "pigs", "cows", "horses", "mules",
-     "rabbits", "mice", "rats", "parrots", "owls", "doves", "bees", "snakes", "turtles", "frogs", "newts",
-     "crabs", "llamas", "camels", "ponies", "ferrets", "lizards", "hamsters", "finches", "swans",
-     "spiders"},
-    {"Oslo", "Rome", "Paris", "Cairo", "Lima", "Quito", "Delhi", "Tokyo", "Seoul", "Athens", "Berlin",
-     "Madrid", "Lisbon", "Dublin", "London", "Vienna", "Prague", "Warsaw", "Sofia", "Tunis", "Lagos",
-     "Accra", "Nairobi", "Havana", "Bogota", "Boston", "Denver", "Dallas", "Sydney", "Perth", "Kyoto",
-     "Milan"},
-    {"red", "blue", "green", "yellow", "black", "white", "grey", "brown", "pink", "purple", "orange",
-     "violet", "teal", "navy", "gold", "silver", "beige", "ivory", "cream", "tan", "maroon", "crimson",
-     "scarlet", "indigo", "cyan", "magenta", "olive", "amber", "coral", "khaki", "lilac", "mauve"},
-    {"law", "physics", "maths", "history", "music", "art", "biology", "chemistry", "botany", "logic",
-     "ethics", "poetry", "grammar", "drama", "dance", "design", "geology", "medicine", "painting",
-     "finance", "trade", "theology", "zoology", "optics", "algebra", "geometry", "politics", "rhetoric",
-     "astronomy", "sculpture", "weaving", "navigation"},
+    {"tea",   "coffee", "milk",  "juice", "cocoa",    "water",    "wine",      "beer",
+     "cider", "soda",   "mate",  "rum",   "gin",      "ale",      "mead",      "port",
+     "sake",  "sherry", "tonic", "cola",  "broth",    "brandy",   "vodka",     "whisky",
+     "lassi", "kefir",  "punch", "latte", "espresso", "lemonade", "champagne", "chai"},
+    {"piano",    "violin",    "flute",     "harp",     "cello",   "drums",  "guitar",  "oboe",
+     "banjo",    "lute",      "tuba",      "horn",     "organ",   "viola",  "bassoon", "trumpet",
+     "clarinet", "harmonica", "accordion", "mandolin", "ukulele", "zither", "sitar",   "bongos",
+     "trombone", "bagpipes",  "kazoo",     "fiddle",   "lyre",    "gong",   "cornet",  "recorder"},
+    {"Greek",   "Latin",   "French", "German",  "Dutch",   "Danish",  "Polish",  "Czech",
+     "Irish",   "Welsh",   "Thai",   "Hindi",   "Urdu",    "Arabic",  "Hebrew",  "Turkish",
+     "Farsi",   "Swahili", "Zulu",   "Korean",  "Chinese", "Russian", "Finnish", "Swedish",
+     "Italian", "Spanish", "Basque", "Catalan", "Malay",   "Maori",   "Tamil",   "Nepali"},
+    {"rice",  "bread", "soup",    "salad",  "pasta", "pizza",  "beans", "cheese",  "eggs",   "fish", "figs",
+     "plums", "pears", "apples",  "grapes", "melon", "nuts",   "corn",  "lentils", "tofu",   "cake", "pie",
+     "stew",  "curry", "noodles", "olives", "toast", "yogurt", "honey", "carrots", "onions", "leeks"},
+    {"cats",   "dogs",   "goats",   "sheep",   "hens",     "ducks",   "geese",   "pigs",
+     "cows",   "horses", "mules",   "rabbits", "mice",     "rats",    "parrots", "owls",
+     "doves",  "bees",   "snakes",  "turtles", "frogs",    "newts",   "crabs",   "llamas",
+     "camels", "ponies", "ferrets", "lizards", "hamsters", "finches", "swans",   "spiders"},
+    {"Oslo",   "Rome",   "Paris",  "Cairo",  "Lima",   "Quito",  "Delhi",   "Tokyo",
+     "Seoul",  "Athens", "Berlin", "Madrid", "Lisbon", "Dublin", "London",  "Vienna",
+     "Prague", "Warsaw", "Sofia",  "Tunis",  "Lagos",  "Accra",  "Nairobi", "Havana",
+     "Bogota", "Boston", "Denver", "Dallas", "Sydney", "Perth",  "Kyoto",   "Milan"},
+    {"red",   "blue",    "green",  "yellow", "black",  "white",   "grey",    "brown",
+     "pink",  "purple",  "orange", "violet", "teal",   "navy",    "gold",    "silver",
+     "beige", "ivory",   "cream",  "tan",    "maroon", "crimson", "scarlet", "indigo",
+     "cyan",  "magenta", "olive",  "amber",  "coral",  "khaki",   "lilac",   "mauve"},
+    {"law",     "physics",  "maths",    "history",  "music",     "art",       "biology", "chemistry",
+     "botany",  "logic",    "ethics",   "poetry",   "grammar",   "drama",     "dance",   "design",
+     "geology", "medicine", "painting", "finance",  "trade",     "theology",  "zoology", "optics",
+     "algebra", "geometry", "politics", "rhetoric", "astronomy", "sculpture", "weaving", "navigation"},
 };
 
 /* Which draw is meant: streams of one seed. */
 enum { DRAW_NAME, DRAW_VALUE, DRAW_ORDER };
 
 /* A shuffle by sorting on drawn keys: the place of a thing depends on the seed and the thing alone. */
-typedef struct Keyed { uint64_t key; int32_t thing; } Keyed;
+typedef struct Keyed {
+    uint64_t key;
+    int32_t thing;
+} Keyed;
 
 static int by_key(const void *pa, const void *pb) {
     const Keyed *a = pa, *b = pb;
@@ -87,8 +94,8 @@ Status facts_text(const Facts *f, char **out) {
     NEED(*out, ST_NOMEM, "no memory for %d facts", f->n);
     (*out)[0] = '\0';
     for (int32_t i = 0; i < f->n; i++)
-        used += (size_t)snprintf(*out + used, cap - used, "%s%s %s %s.", i ? " " : "", f->fact[i].name, f->fact[i].relation,
-                                 f->fact[i].value);
+        used += (size_t)snprintf(*out + used, cap - used, "%s%s %s %s.", i ? " " : "", f->fact[i].name,
+                                 f->fact[i].relation, f->fact[i].value);
     return ST_OK;
 }
 
@@ -99,8 +106,9 @@ Status facts_questions(const Facts *f, char **out) {
     (*out)[0] = '\0';
     for (int32_t i = 0; i < f->n; i++) {
         const Fact *a = &f->fact[i];
-        used += (size_t)snprintf(*out + used, cap - used, "{\"question\":\"%s %s?\",\"answer\":\"%s %s %s.\"}\n", a->name,
-                                 a->relation, a->name, a->relation, a->value);
+        used +=
+            (size_t)snprintf(*out + used, cap - used, "{\"question\":\"%s %s?\",\"answer\":\"%s %s %s.\"}\n",
+                             a->name, a->relation, a->name, a->relation, a->value);
     }
     return ST_OK;
 }
