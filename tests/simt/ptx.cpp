@@ -193,6 +193,7 @@ void cp_wait(int left) {
 
 uint32_t acquire(const uint32_t *p, Place at) {
     uint32_t v = __atomic_load_n(p, __ATOMIC_ACQUIRE);
+    order_acquire(p); /* this file is not instrumented, the release in the kernel is */
     spin("load_acquire", at); /* gives others a turn, so that waiting for one of them ends */
     return v;
 }
