@@ -1,5 +1,5 @@
-/* Evaluation: question files, the comparison of texts, and scores of the demo model checked against facts that it is
- * known to look up in its context: behind the facts it answers, without them it cannot. */
+/* Evaluation: question files, the comparison of texts, and scores of the demo model checked against facts
+ * that it is known to look up in its context: behind the facts it answers, without them it cannot. */
 #include "tests/test.h"
 
 #include <math.h>
@@ -30,7 +30,9 @@ static void test_words(void **state) {
     assert_words("", " ");
     assert_words("?!", " ");
     assert_words("2,340 people, 12, 5", " 2340 people 12 5 ");
-    assert_words("Stra\xc3\x9f" "e \xc3\x89T\xc3\x89", " strasse \xc3\xa9t\xc3\xa9 ");
+    assert_words("Stra\xc3\x9f"
+                 "e \xc3\x89T\xc3\x89",
+                 " strasse \xc3\xa9t\xc3\xa9 ");
     char *words;
     assert_fails(ST_FORMAT, words_of(&words, bytes_of("\xff")));
 }
@@ -42,15 +44,20 @@ static void test_words_are_found_whole(void **state) {
     assert_false(words_contain(" it is ", " "));
     assert_int_equal(words_count(" it is 41 "), 3);
     assert_int_equal(words_count(" "), 0);
-    static const char *const content[] = {"ferry", "1683", "7", "abouts", "aboard", "your's", "ada", "teller"};
-    static const char *const everyday[] = {"about", "your", "the", "of", "who", "describe", "passage", "summary", "tell", "x"};
-    for (size_t i = 0; i < sizeof content / sizeof *content; i++) assert_true(word_is_content(bytes_of(content[i])));
-    for (size_t i = 0; i < sizeof everyday / sizeof *everyday; i++) assert_false(word_is_content(bytes_of(everyday[i])));
+    static const char *const content[] = {"ferry",  "1683",   "7",   "abouts",
+                                          "aboard", "your's", "ada", "teller"};
+    static const char *const everyday[] = {"about",    "your",    "the",     "of",   "who",
+                                           "describe", "passage", "summary", "tell", "x"};
+    for (size_t i = 0; i < sizeof content / sizeof *content; i++)
+        assert_true(word_is_content(bytes_of(content[i])));
+    for (size_t i = 0; i < sizeof everyday / sizeof *everyday; i++)
+        assert_false(word_is_content(bytes_of(everyday[i])));
 }
 
 static void assert_invents(const char *text, bool want) {
     bool yes;
-    assert_ok(words_invent(bytes_of(text), " the ferry grey gannet carries 86 passengers for 2340 people ", " who is ingrid ", &yes));
+    assert_ok(words_invent(bytes_of(text), " the ferry grey gannet carries 86 passengers for 2340 people ",
+                           " who is ingrid ", &yes));
     if (yes != want) fail_msg("\"%s\": %d", text, yes);
 }
 
@@ -58,7 +65,8 @@ static void test_invented_names_and_numbers(void **state) {
     (void)state;
     assert_invents("The ferry is the Grey Gannet.", false);
     assert_invents("The ferry is the Black Swan.", true);
-    assert_invents("Ferries sail. Boats float! \"Ships sink.\"", false); /* capitals only because sentences begin */
+    assert_invents("Ferries sail. Boats float! \"Ships sink.\"",
+                   false); /* capitals only because sentences begin */
     assert_invents("It is Ingrid's.", false);
     assert_invents("It carries 86 and 2,340.", false);
     assert_invents("It carries 87.", true);
@@ -86,15 +94,19 @@ static void test_question_files(void **state) {
     (void)state;
     QuestionSet s;
     assert_ok(questions_load(&s, write_file("{\"question\":\"a?\",\"answer\":\"b\"}\n\n"
-                                            "{\"question\":\"c?\",\"answer\":\"d\",\"choices\":[\"d\",\"e\"],\"contains\":[\"d\"],\"x\":1}")));
+                                            "{\"question\":\"c?\",\"answer\":\"d\",\"choices\":[\"d\",\"e\"],"
+                                            "\"contains\":[\"d\"],\"x\":1}")));
     assert_int_equal(s.n, 2);
     assert_string_equal(s.q[1].choices[1], "e");
     assert_int_equal(s.q[1].n_contains, 1);
     questions_close(&s);
-    assert_fails(ST_FORMAT, questions_load(&s, write_file("{\"question\":\"a?\",\"answer\":\"b\"}\n{\"question\":\"a?\"}\n")));
+    assert_fails(
+        ST_FORMAT,
+        questions_load(&s, write_file("{\"question\":\"a?\",\"answer\":\"b\"}\n{\"question\":\"a?\"}\n")));
     assert_says("line 2");
     assert_says("answer");
-    assert_fails(ST_FORMAT, questions_load(&s, write_file("{\"question\":\"a?\",\"answer\":\"b\",\"choices\":[1]}")));
+    assert_fails(ST_FORMAT,
+                 questions_load(&s, write_file("{\"question\":\"a?\",\"answer\":\"b\",\"choices\":[1]}")));
     assert_says("choices");
     assert_fails(ST_FORMAT, questions_load(&s, write_file("{\"question\":")));
     assert_says("line 1");
@@ -135,10 +147,12 @@ static void test_questions_find_their_text(void **state) {
     QuestionSet s;
     QuestionRanks *r;
     int32_t best[4], found;
-    assert_ok(questions_read(&s, write_file("{\"question\":\"Who steers the ferry of Skarrow?\"}\n"
-                                            "{\"question\":\"Who keeps the lighthouse of Skarrow?\"}\n"
-                                            "{\"question\":\"Where is Skarrow?\"}\n"
-                                            "{\"question\":\"What is this?\"}\n"), false));
+    assert_ok(questions_read(&s,
+                             write_file("{\"question\":\"Who steers the ferry of Skarrow?\"}\n"
+                                        "{\"question\":\"Who keeps the lighthouse of Skarrow?\"}\n"
+                                        "{\"question\":\"Where is Skarrow?\"}\n"
+                                        "{\"question\":\"What is this?\"}\n"),
+                             false));
     assert_ok(question_ranks_open(&r, &s));
     assert_ok(question_ranks_best(r, " the lighthouse of skarrow ", NULL, NULL, 4, best, &found));
     assert_int_equal(found, 3); /* the last one shares no content word */
@@ -153,7 +167,14 @@ static void test_questions_find_their_text(void **state) {
 
 /* ---- scores ---- */
 
-typedef struct World { Model *m; PagePool *pool; Tokenizer *t; Chat *chat; Scheduler *s; Prefix *p; } World;
+typedef struct World {
+    Model *m;
+    PagePool *pool;
+    Tokenizer *t;
+    Chat *chat;
+    Scheduler *s;
+    Prefix *p;
+} World;
 
 static const char facts[] = "Ada drinks tea. Ben speaks Greek. Ada plays oboe. Ben drinks cocoa.";
 
@@ -199,10 +220,13 @@ static World *world(void **state) {
     return *state;
 }
 
-static const char quiz[] = "{\"question\":\"Ada drinks?\",\"answer\":\"Ada drinks tea.\",\"contains\":[\"TEA\"]}\n"
-                           "{\"question\":\"Ben speaks?\",\"answer\":\"Ben speaks Greek.\",\"choices\":[\"Ben speaks Dutch.\",\"Ben speaks Greek.\"]}\n"
-                           "{\"question\":\"Ada plays?\",\"answer\":\"Ada plays oboe.\"}\n"
-                           "{\"question\":\"Ben drinks?\",\"answer\":\"Ben drinks tea.\",\"choices\":[\"Ben drinks tea.\",\"Ben drinks cocoa.\"]}\n";
+static const char quiz[] =
+    "{\"question\":\"Ada drinks?\",\"answer\":\"Ada drinks tea.\",\"contains\":[\"TEA\"]}\n"
+    "{\"question\":\"Ben speaks?\",\"answer\":\"Ben speaks Greek.\",\"choices\":[\"Ben speaks Dutch.\",\"Ben "
+    "speaks Greek.\"]}\n"
+    "{\"question\":\"Ada plays?\",\"answer\":\"Ada plays oboe.\"}\n"
+    "{\"question\":\"Ben drinks?\",\"answer\":\"Ben drinks tea.\",\"choices\":[\"Ben drinks tea.\",\"Ben "
+    "drinks cocoa.\"]}\n";
 
 static void score(World *w, const Prefix *p, bool generate, Scores *out) {
     QuestionSet set;
@@ -317,7 +341,8 @@ static void test_paired_bootstrap(void **state) {
     double mean = 0, square = 0;
     for (int i = 0; i < N; i++) {
         a[i].nll = 100 + 7 * i;
-        b[i].nll = a[i].nll - 1 - 0.1 * (i % 5); /* large differences between questions, small ones between prefixes */
+        b[i].nll = a[i].nll - 1 -
+                   0.1 * (i % 5); /* large differences between questions, small ones between prefixes */
         mean += (a[i].nll - b[i].nll) / N;
         square += (a[i].nll - b[i].nll) * (a[i].nll - b[i].nll) / N;
     }
@@ -361,12 +386,14 @@ static void test_a_start_from_text_is_its_prefill(void **state) {
     init_with(w, (InitOptions){.kind = INIT_FIRST, .rows = ROWS, .text = bytes_of(facts)}, &c);
     const ModelConfig *cfg = &w->m->cfg;
     int64_t all = prefix_visible(w->p), G = cfg->kv_heads, D = cfg->head_dim;
-    float *cut = calloc((size_t)(2 * G * ROWS * D), sizeof *cut), *full = calloc((size_t)(2 * G * all * D), sizeof *full);
+    float *cut = calloc((size_t)(2 * G * ROWS * D), sizeof *cut),
+          *full = calloc((size_t)(2 * G * all * D), sizeof *full);
     for (int32_t l = 0; l < cfg->layers; l++) {
         rows_of(w, c->prefix, l, cut);
         rows_of(w, w->p, l, full);
         for (int64_t g = 0; g < 2 * G; g++)
-            for (int64_t i = 0; i < ROWS * D; i++) assert_float_equal(cut[g * ROWS * D + i], full[g * all * D + i], 1e-4);
+            for (int64_t i = 0; i < ROWS * D; i++)
+                assert_float_equal(cut[g * ROWS * D + i], full[g * all * D + i], 1e-4);
     }
     assert_string_equal(c->info.init, "first");
     free(cut);
@@ -382,7 +409,8 @@ static void test_random_starts(void **state) {
     init_with(w, (InitOptions){.kind = INIT_RANDOM_VECTORS, .rows = ROWS, .seed = 3}, &vectors);
     init_with(w, (InitOptions){.kind = INIT_RANDOM_VECTORS, .rows = ROWS, .seed = 3}, &again);
     int64_t G = w->m->cfg.kv_heads, D = w->m->cfg.head_dim, n = 2 * G * ROWS * D;
-    float *a = calloc((size_t)n, sizeof *a), *b = calloc((size_t)n, sizeof *b), *c = calloc((size_t)n, sizeof *c);
+    float *a = calloc((size_t)n, sizeof *a), *b = calloc((size_t)n, sizeof *b),
+          *c = calloc((size_t)n, sizeof *c);
     rows_of(w, text->prefix, 1, a);
     rows_of(w, vectors->prefix, 1, b);
     rows_of(w, again->prefix, 1, c);

@@ -1,6 +1,6 @@
-/* The scheduler: whatever runs beside a request, its tokens are those of a loop that runs it alone; and nobody loses
- * a page. Small random models, so that the margin between tokens varies; compared only where the margin is larger
- * than rounding. pool_check() after every step. */
+/* The scheduler: whatever runs beside a request, its tokens are those of a loop that runs it alone; and
+ * nobody loses a page. Small random models, so that the margin between tokens varies; compared only where the
+ * margin is larger than rounding. pool_check() after every step. */
 #include "tests/test.h"
 
 #include <math.h>
@@ -14,7 +14,11 @@
 
 enum { POOL = 48, NEW = 12, TOPK = 5 };
 
-typedef struct World { Model *m; PagePool *pool; Scheduler *s; } World;
+typedef struct World {
+    Model *m;
+    PagePool *pool;
+    Scheduler *s;
+} World;
 
 /* What came for one request. */
 typedef struct Heard {
@@ -26,7 +30,8 @@ typedef struct Heard {
 
 static const SchedulerLimits usual = {.rows = 24, .seqs = 6, .queue = 8, .topk = TOPK, .prefixes = 2};
 
-static void open_world_with(World *w, TinyFamily family, const Ops *ops, SchedulerLimits limits, int32_t pages) {
+static void open_world_with(World *w, TinyFamily family, const Ops *ops, SchedulerLimits limits,
+                            int32_t pages) {
     ModelConfig c = tiny_config(family);
     assert_ok(tiny_model_open(&w->m, &c, ops, 5));
     assert_ok(pool_open(&w->pool, &c, ops, ops->act, pages));
@@ -51,7 +56,8 @@ static void hear(void *user, const Delivery *d) {
         assert_true(h->n < 64);
         h->id[h->n] = d->id;
         h->logprob[h->n] = d->logprob;
-        for (int k = 0; d->top_id && k < TOPK; k++) h->top_id[h->n][k] = d->top_id[k], h->top[h->n][k] = d->top_logprob[k];
+        for (int k = 0; d->top_id && k < TOPK; k++)
+            h->top_id[h->n][k] = d->top_id[k], h->top[h->n][k] = d->top_logprob[k];
         h->n++;
     }
     h->finish = d->finish;
@@ -59,7 +65,13 @@ static void hear(void *user, const Delivery *d) {
 }
 
 static Request request_of(const int32_t *token, int32_t n, Heard *h) {
-    return (Request){.token = token, .n = n, .pos = -1, .new_max = NEW, .sampling = {.top_p = 1}, .deliver = hear, .user = h};
+    return (Request){.token = token,
+                     .n = n,
+                     .pos = -1,
+                     .new_max = NEW,
+                     .sampling = {.top_p = 1},
+                     .deliver = hear,
+                     .user = h};
 }
 
 static void prompt(int32_t *token, int32_t n, int32_t vocab, uint64_t seed) {
@@ -75,7 +87,8 @@ static void run_out(World *w) {
     }
 }
 
-static void capture_of(World *w, Prefix **out, const Prefix *const *parent, int32_t parents, int32_t rows, uint64_t seed) {
+static void capture_of(World *w, Prefix **out, const Prefix *const *parent, int32_t parents, int32_t rows,
+                       uint64_t seed) {
     int32_t *token = malloc((size_t)rows * sizeof *token);
     CaptureTools tools;
     prompt(token, rows, w->m->cfg.vocab, seed);
@@ -86,7 +99,11 @@ static void capture_of(World *w, Prefix **out, const Prefix *const *parent, int3
 
 /* ---- the loop that runs one request alone ---- */
 
-typedef struct Alone { int32_t id[64]; float logprob[64], margin[64]; int32_t n; } Alone;
+typedef struct Alone {
+    int32_t id[64];
+    float logprob[64], margin[64];
+    int32_t n;
+} Alone;
 
 static float row_logprob(const float *x, int32_t V, int32_t id) {
     double sum = 0, most = -INFINITY;
@@ -100,8 +117,10 @@ static int32_t best_of(const float *x, int32_t V, float *margin) {
     int32_t best = 0;
     float second = -INFINITY;
     for (int32_t v = 1; v < V; v++) {
-        if (x[v] > x[best]) second = x[best], best = v;
-        else if (x[v] > second) second = x[v];
+        if (x[v] > x[best])
+            second = x[best], best = v;
+        else if (x[v] > second)
+            second = x[v];
     }
     *margin = x[best] - second;
     return best;
@@ -111,7 +130,8 @@ static void alone(World *w, const Request *r, Alone *out) {
     CaptureTools t;
     Sequence q;
     scheduler_capture_tools(w->s, &t);
-    assert_ok(sequence_open(&q, r->n + r->new_max, r->pos >= 0 ? r->pos : prefix_start(r->prefix, r->prefixes)));
+    assert_ok(
+        sequence_open(&q, r->n + r->new_max, r->pos >= 0 ? r->pos : prefix_start(r->prefix, r->prefixes)));
     assert_ok(sequence_reserve(&q, w->pool, r->n + r->new_max));
     for (int32_t i = 0; i < r->n; i++) { /* one token at a time: no batching, no pieces */
         const int32_t row = 0;
@@ -148,7 +168,8 @@ static int32_t assert_same_tokens(const Heard *h, const Alone *a) {
 
 /* ---- tests ---- */
 
-/* Prompts of many lengths, some far longer than a pass has rows, behind zero, one or two prefixes, all together. */
+/* Prompts of many lengths, some far longer than a pass has rows, behind zero, one or two prefixes, all
+ * together. */
 static void test_a_crowd_equals_each_alone(void **state) {
     (void)state;
     for (int family = 0; family < TINY_FAMILIES; family++) {
@@ -189,7 +210,8 @@ static void test_a_crowd_equals_each_alone(void **state) {
     }
 }
 
-/* Candidates come from the logits that chose the token: a greedy token is the first of them, with its probability. */
+/* Candidates come from the logits that chose the token: a greedy token is the first of them, with its
+ * probability. */
 static void test_candidates_belong_to_the_token(void **state) {
     (void)state;
     World w;
@@ -391,7 +413,8 @@ static void test_a_small_pool_makes_requests_wait(void **state) {
     close_world(&w);
 }
 
-/* When others hold the pages and nothing runs, waiting would last for ever: the step says so and keeps the request. */
+/* When others hold the pages and nothing runs, waiting would last for ever: the step says so and keeps the
+ * request. */
 static void test_pages_held_by_others(void **state) {
     (void)state;
     World w;
@@ -435,7 +458,13 @@ static void test_prefixes_live_as_long_as_requests(void **state) {
 
 /* ---- deliveries that act ---- */
 
-typedef struct Chain { World *w; Heard h; uint64_t victim; Heard victim_heard; int left; } Chain;
+typedef struct Chain {
+    World *w;
+    Heard h;
+    uint64_t victim;
+    Heard victim_heard;
+    int left;
+} Chain;
 
 static void submit_link(Chain *c);
 
@@ -466,7 +495,8 @@ static void test_deliveries_may_submit_and_cancel(void **state) {
     Chain c = {.w = &w, .left = 5};
     int32_t token[2] = {3, 4};
     submit_link(&c);
-    Request r = request_of(token, 2, &c.victim_heard); /* decided in the same pass, after the one that cancels it */
+    Request r =
+        request_of(token, 2, &c.victim_heard); /* decided in the same pass, after the one that cancels it */
     assert_ok(scheduler_submit(w.s, &r, &c.victim));
     run_out(&w);
     assert_int_equal(c.left, 0);

@@ -1,6 +1,6 @@
-/* Self-study with the demo model: what the dataset holds is what the teacher thinks, checked against a plain pass over
- * chunk and conversation; the same settings give the same rows however often the study was stopped; and what is
- * dropped is dropped for the reason given. */
+/* Self-study with the demo model: what the dataset holds is what the teacher thinks, checked against a plain
+ * pass over chunk and conversation; the same settings give the same rows however often the study was stopped;
+ * and what is dropped is dropped for the reason given. */
 #include "tests/test.h"
 
 #include <math.h>
@@ -36,7 +36,8 @@ static void test_repeats(void **state) {
     assert_float_equal(share, 5.0 / 6, 1e-9);
     assert_ok(repeats_share(r, " is who captain the of ", &share)); /* the same words in another order */
     assert_float_equal(share, 0, 0);
-    assert_ok(repeats_share(r, " the mayor of the ferry ", &share)); /* 2 of 4 pairs in one, 3 of 4 in two together */
+    assert_ok(repeats_share(r, " the mayor of the ferry ",
+                            &share)); /* 2 of 4 pairs in one, 3 of 4 in two together */
     assert_float_equal(share, 0.5, 1e-9);
     assert_ok(repeats_add(r, " why "));
     assert_ok(repeats_share(r, " why ", &share));
@@ -60,7 +61,8 @@ static void test_repeats(void **state) {
 static void test_seeds_are_functions_of_their_number(void **state) {
     (void)state;
     StudyOptions o = study_defaults();
-    static const char chunk[] = "The ferry is the Grey Gannet. Its captain is Ingrid Solberg. It sails at seven in the morning.";
+    static const char chunk[] =
+        "The ferry is the Grey Gannet. Its captain is Ingrid Solberg. It sails at seven in the morning.";
     bool seen[SEED_KINDS] = {false}, sentence[3] = {false};
     for (int k = 0; k < SEED_KINDS; k++) o.weight[k] = k != SEED_CREATIVE;
     o.force_openings = true;
@@ -106,7 +108,14 @@ static void test_settings_name_what_changes_the_rows(void **state) {
 
 /* ---- a world with the demo model ---- */
 
-typedef struct World { Model *m; PagePool *pool; Tokenizer *t; Chat *chat; Scheduler *s; Corpus *corpus; } World;
+typedef struct World {
+    Model *m;
+    PagePool *pool;
+    Tokenizer *t;
+    Chat *chat;
+    Scheduler *s;
+    Corpus *corpus;
+} World;
 
 enum { FACTS = 24 };
 static const char *const names[] = {"Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana"};
@@ -117,7 +126,8 @@ static char ask_text[8][32];
 static void write_facts(void) {
     static const char *const fact[] = {"drinks tea", "plays oboe", "speaks Greek"};
     for (int i = 0; i < FACTS; i++)
-        snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s %s.", i ? " " : "", names[i / 3], fact[i % 3]);
+        snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s %s.", i ? " " : "", names[i / 3],
+                 fact[i % 3]);
     for (int i = 0; i < 8; i++) {
         snprintf(ask_text[i], sizeof ask_text[i], "%s what?", names[i]);
         asks[i] = ask_text[i];
@@ -181,8 +191,12 @@ static Dataset *open_data(World *w, const char *name, const StudyOptions *o, boo
     snprintf(path, sizeof path, "%s/%s.study", folder, name);
     digest_hex(tokenizer_digest(w->t), tokenizer);
     assert_ok(study_settings(o, &settings));
-    DatasetInfo info = {.model = w->m->fingerprint, .tokenizer = tokenizer, .template_family = chat_family(w->chat),
-                        .corpus = "facts", .corpus_tokens = 100, .settings = settings};
+    DatasetInfo info = {.model = w->m->fingerprint,
+                        .tokenizer = tokenizer,
+                        .template_family = chat_family(w->chat),
+                        .corpus = "facts",
+                        .corpus_tokens = 100,
+                        .settings = settings};
     assert_ok(dataset_create(&d, path, &info, resume));
     free(settings);
     return d;
@@ -222,7 +236,8 @@ static void check_target(World *w, const Conversation *c, int32_t j, const float
     assert_true(mass >= 0.99 || c->first[j + 1] - c->first[j] == 20);
 }
 
-/* The chunk (all facts) in a system turn, then the conversation token by token: every target is what comes there. */
+/* The chunk (all facts) in a system turn, then the conversation token by token: every target is what comes
+ * there. */
 static void check_conversation(World *w, const Conversation *c) {
     CaptureTools t;
     TokenVec v = {0};
@@ -387,7 +402,10 @@ static void test_a_study_can_be_extended(void **state) {
 
 /* ---- dropping ---- */
 
-typedef struct Count { const char *reason; int64_t n; } Count;
+typedef struct Count {
+    const char *reason;
+    int64_t n;
+} Count;
 
 static void count_reason(void *user, const char *reason, int64_t n) {
     Count *c = user;
@@ -400,8 +418,8 @@ static int64_t drops(Dataset *d, const char *reason) {
     return c.n;
 }
 
-/* Three facts about Ada allow some three questions: with repeats dropped, a study of ten runs out of them, says so and
- * keeps what it has. */
+/* Three facts about Ada allow some three questions: with repeats dropped, a study of ten runs out of them,
+ * says so and keeps what it has. */
 static void test_repeats_are_dropped_until_tries_run_out(void **state) {
     World *w = world(state);
     StudyOptions o = options();
@@ -414,7 +432,8 @@ static void test_repeats_are_dropped_until_tries_run_out(void **state) {
     assert_says("asked before");
     assert_int_equal(sums.tried, 40);
     assert_int_equal(drops(d, "asked before") + drops(d, "question unrelated to the chunk") + sums.kept +
-                         drops(d, "answer too long") + drops(d, "question too short"), 40);
+                         drops(d, "answer too long") + drops(d, "question too short"),
+                     40);
     assert_true(sums.kept >= 2);
     for (int64_t i = 0; i < sums.kept; i++) {
         Conversation a;
@@ -466,7 +485,9 @@ static void test_questions_from_a_file(void **state) {
     snprintf(path, sizeof path, "%s/asked.jsonl", folder);
     FILE *f = fopen(path, "w");
     assert_non_null(f);
-    fputs("{\"question\":\"Ada drinks?\"}\n{\"question\":\"Zoe studies?\"}\n{\"question\":\"Hana speaks?\"}\n", f);
+    fputs(
+        "{\"question\":\"Ada drinks?\"}\n{\"question\":\"Zoe studies?\"}\n{\"question\":\"Hana speaks?\"}\n",
+        f);
     fclose(f);
     o.questions_path = path;
     o.conversations = 3;
@@ -489,8 +510,8 @@ static void test_questions_from_a_file(void **state) {
     unlink(path);
 }
 
-/* Questions that must end in a question mark, from a model that knows no such request: forced first words are kept as
- * the question's own. */
+/* Questions that must end in a question mark, from a model that knows no such request: forced first words are
+ * kept as the question's own. */
 static void test_forced_openings(void **state) {
     World *w = world(state);
     StudyOptions o = options();
@@ -544,8 +565,10 @@ static void test_small_pools(void **state) {
         assert_ok(pool_open(&small.pool, &w->m->cfg, &ops_cpu, DT_F32, pages));
         assert_ok(scheduler_open(&small.s, w->m, small.pool, &l));
         Dataset *d = open_data(w, name, &o, false);
-        if (pages < 3) assert_int_not_equal(study(&small, &o, d, NULL, NULL), ST_OK);
-        else assert_ok(study(&small, &o, d, NULL, NULL));
+        if (pages < 3)
+            assert_int_not_equal(study(&small, &o, d, NULL, NULL), ST_OK);
+        else
+            assert_ok(study(&small, &o, d, NULL, NULL));
         dataset_close(d);
         scheduler_close(small.s);
         pool_close(small.pool);

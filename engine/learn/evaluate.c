@@ -1,8 +1,9 @@
 /* evaluate.c -- how good a prefix is at answering.
  *
- * Gold answers and choices are scored teacher-forced: their tokens go through the model in batches of this file's own,
- * in pieces when they are long, and a row's loss against one candidate of probability 1 is the negative
- * log-probability of the token that followed. Generated answers come from the scheduler like anybody's. */
+ * Gold answers and choices are scored teacher-forced: their tokens go through the model in batches of this
+ * file's own, in pieces when they are long, and a row's loss against one candidate of probability 1 is the
+ * negative log-probability of the token that followed. Generated answers come from the scheduler like
+ * anybody's. */
 #include "engine/learn/evaluate.h"
 
 #include <math.h>
@@ -19,7 +20,8 @@ Status questions_load(QuestionSet *out, const char *path) {
 
 /* ---- scoring given answers ---- */
 
-/* A text to be scored: a question's turn and an answer's. Rows prompt-1 .. n-2 predict the answer and its end. */
+/* A text to be scored: a question's turn and an answer's. Rows prompt-1 .. n-2 predict the answer and its
+ * end. */
 typedef struct Item {
     TokenVec token;
     int32_t prompt, fed;
@@ -35,12 +37,12 @@ typedef struct Evaluation {
     int32_t prefixes, start; /* position of a question's first token */
     const Watch *watch;
     CaptureTools tools;
-    int32_t rows, seqs;      /* of a pass */
-    void *device;            /* owned: the four lists of one distill call */
+    int32_t rows, seqs; /* of a pass */
+    void *device;       /* owned: the four lists of one distill call */
     Tensor first, id, logprob, loss;
-    int32_t *row, *want;     /* [rows] rows of this pass that are scored, and the token each should predict */
-    Item **owner;            /* [rows] */
-    float *host_loss;        /* [seqs] */
+    int32_t *row, *want; /* [rows] rows of this pass that are scored, and the token each should predict */
+    Item **owner;        /* [rows] */
+    float *host_loss;    /* [seqs] */
 } Evaluation;
 
 static Status lay_lists(Evaluation *e, Arena *a) {
@@ -99,7 +101,8 @@ static Status fill_item(const Evaluation *e, const char *question, const char *a
     TRY(chat_content(e->chat, bytes_of(answer), &item->token));
     TRY(tokens_push(&item->token, chat_end(e->chat)));
     int64_t end = (int64_t)e->start + item->token.n, context = e->m->cfg.context_max;
-    NEED(end <= context, ST_ARG, "the question \"%.40s\" and its answer end at position %lld, the model's context at %lld", question,
+    NEED(end <= context, ST_ARG,
+         "the question \"%.40s\" and its answer end at position %lld, the model's context at %lld", question,
          (long long)end, (long long)context);
     return ST_OK;
 }
@@ -124,7 +127,8 @@ static Status build_pass(Evaluation *e, Item *item, int32_t items, int32_t *mark
         bool fits;
         if (n > left) n = left;
         if (n == 0) continue;
-        TRY(batch_add(e->tools.batch, e->prefix, e->prefixes, &item[i].seq, item[i].token.v + item[i].fed, n, &fits));
+        TRY(batch_add(e->tools.batch, e->prefix, e->prefixes, &item[i].seq, item[i].token.v + item[i].fed, n,
+                      &fits));
         NEED(fits, ST_ARG, "%d prefixes are more than the scheduler was opened for", e->prefixes);
         *marked = mark_rows(e, &item[i], n, *marked);
         item[i].fed += n;
@@ -138,8 +142,12 @@ static Status score_rows(Evaluation *e, int32_t from, int32_t n) {
     Tensor logits;
     TRY(forward_logits(e->m, e->tools.acts, e->row + from, n, &logits, s));
     TRY(ops->copy(s, e->id.data, e->want + from, sizeof(int32_t) * (size_t)n));
-    DistillArgs a = {.loss = tensor_rows(e->loss, 0, n), .logits = logits, .first = tensor_rows(e->first, 0, n + 1),
-                     .id = tensor_rows(e->id, 0, n), .logprob = tensor_rows(e->logprob, 0, n), .scale = 1};
+    DistillArgs a = {.loss = tensor_rows(e->loss, 0, n),
+                     .logits = logits,
+                     .first = tensor_rows(e->first, 0, n + 1),
+                     .id = tensor_rows(e->id, 0, n),
+                     .logprob = tensor_rows(e->logprob, 0, n),
+                     .scale = 1};
     TRY(ops->distill(s, &a));
     TRY(ops->copy(s, e->host_loss, e->loss.data, sizeof(float) * (size_t)n));
     TRY(ops->sync(s));
@@ -154,7 +162,8 @@ static Status run_items(Evaluation *e, Item *item, int32_t items) {
         if (e->tools.batch->T == 0) return ST_OK;
         TRY(batch_upload(e->tools.batch, e->tools.stream));
         TRY(forward(e->m, e->tools.batch, e->tools.acts, e->tools.stream));
-        for (int32_t i = 0; i < marked; i += e->seqs) TRY(score_rows(e, i, marked - i < e->seqs ? marked - i : e->seqs));
+        for (int32_t i = 0; i < marked; i += e->seqs)
+            TRY(score_rows(e, i, marked - i < e->seqs ? marked - i : e->seqs));
     }
 }
 
@@ -184,7 +193,12 @@ static Status score_items(Evaluation *e, Item *item, int32_t items) {
 
 /* ---- generating answers ---- */
 
-typedef struct Asked { TokenVec answer; uint64_t ticket; int32_t *left; bool failed; } Asked;
+typedef struct Asked {
+    TokenVec answer;
+    uint64_t ticket;
+    int32_t *left;
+    bool failed;
+} Asked;
 
 static void hear(void *user, const Delivery *d) {
     Asked *a = user;
@@ -195,8 +209,13 @@ static void hear(void *user, const Delivery *d) {
 }
 
 static Status ask(const Evaluation *e, const char *question, int32_t answer_max, Asked *a) {
-    Request r = {.prefix = e->prefix, .prefixes = e->prefixes, .pos = -1, .new_max = answer_max, .sampling = {.top_p = 1},
-                 .deliver = hear, .user = a};
+    Request r = {.prefix = e->prefix,
+                 .prefixes = e->prefixes,
+                 .pos = -1,
+                 .new_max = answer_max,
+                 .sampling = {.top_p = 1},
+                 .deliver = hear,
+                 .user = a};
     TokenVec prompt = {0};
     Status st = question_tokens(e->chat, question, &prompt);
     r.token = prompt.v;
@@ -208,7 +227,8 @@ static Status ask(const Evaluation *e, const char *question, int32_t answer_max,
 }
 
 /* *left counts the answers that are still to come. */
-static Status run_questions(Evaluation *e, const QuestionSet *set, int32_t answer_max, Asked *asked, int32_t *left) {
+static Status run_questions(Evaluation *e, const QuestionSet *set, int32_t answer_max, Asked *asked,
+                            int32_t *left) {
     int32_t sent = 0, active;
     for (int32_t i = 0; i < set->n; i++) asked[i].left = left;
     for (*left = set->n; *left > 0;) {
@@ -229,7 +249,8 @@ static void take_back(Evaluation *e, Asked *asked, int32_t n) {
     int32_t active = 1;
     for (int32_t i = 0; i < n; i++)
         if (asked[i].ticket) scheduler_cancel(e->s, asked[i].ticket);
-    while (active && !scheduler_step(e->s, &active)) {}
+    while (active && !scheduler_step(e->s, &active)) {
+    }
 }
 
 static Status generate(Evaluation *e, const QuestionSet *set, int32_t answer_max, Score *score) {
@@ -239,8 +260,11 @@ static Status generate(Evaluation *e, const QuestionSet *set, int32_t answer_max
     Status st = run_questions(e, set, answer_max, asked, &left);
     if (st) take_back(e, asked, set->n);
     for (int32_t i = 0; !st && i < set->n; i++) {
-        if (asked[i].failed) st = status_fail(ST_NOMEM, __FILE__, __LINE__, "out of memory for an answer");
-        else st = tokenizer_decode(chat_tokenizer(e->chat), asked[i].answer.v, asked[i].answer.n, &score[i].answer);
+        if (asked[i].failed)
+            st = status_fail(ST_NOMEM, __FILE__, __LINE__, "out of memory for an answer");
+        else
+            st = tokenizer_decode(chat_tokenizer(e->chat), asked[i].answer.v, asked[i].answer.n,
+                                  &score[i].answer);
     }
     for (int32_t i = 0; i < set->n; i++) tokens_close(&asked[i].answer);
     free(asked);
@@ -355,8 +379,10 @@ Status evaluate(Scheduler *s, const Model *m, const Chat *chat, const Prefix *co
     if (!st && o->generate) st = generate(&e, set, o->answer_max, out->q);
     for (int32_t i = 0; !st && o->generate && i < set->n; i++) st = compare(&set->q[i], &out->q[i]);
     close_evaluation(&e);
-    if (st) scores_close(out);
-    else add_up(out, o->generate);
+    if (st)
+        scores_close(out);
+    else
+        add_up(out, o->generate);
     return st;
 }
 
@@ -382,7 +408,8 @@ static double difference(const Scores *a, const Scores *b, int32_t i) {
 static double resampled_mean(const Scores *a, const Scores *b, uint64_t seed, uint64_t draw) {
     double sum = 0;
     for (int32_t i = 0; i < a->n; i++) {
-        uint64_t pick = random_below(seed, BOOTSTRAP_STREAM, draw * (uint64_t)a->n + (uint64_t)i, (uint64_t)a->n);
+        uint64_t pick =
+            random_below(seed, BOOTSTRAP_STREAM, draw * (uint64_t)a->n + (uint64_t)i, (uint64_t)a->n);
         sum += difference(a, b, (int32_t)pick);
     }
     return sum / a->n;

@@ -1,8 +1,9 @@
 /* init.c -- a cartridge to start training from.
  *
- * Every start but another cartridge is a capture: of the corpus, of a text, or of random words. Random vectors take the
- * place of a capture's rows but the first, the attention sink, which only a real prefill makes; they have the capture's
- * mean square, layer by layer, so that attention neither drowns in them nor overlooks them. */
+ * Every start but another cartridge is a capture: of the corpus, of a text, or of random words. Random
+ * vectors take the place of a capture's rows but the first, the attention sink, which only a real prefill
+ * makes; they have the capture's mean square, layer by layer, so that attention neither drowns in them nor
+ * overlooks them. */
 #include "engine/learn/init.h"
 
 #include <math.h>
@@ -17,11 +18,12 @@ static const char *const kind_name[] = {"first", "text", "random-text", "random-
 
 /* Plain nouns, each one or two tokens for the usual vocabularies. */
 static const char *const nouns[] = {
-    "apple",  "bridge", "candle", "desert", "engine", "forest", "garden", "hammer", "island", "jacket", "kettle",
-    "ladder", "market", "needle", "orange", "pencil", "quilt",  "river",  "saddle", "table",  "umbrella", "valley",
-    "window", "yard",   "basket", "castle", "dollar", "eagle",  "feather", "glass",  "harbor", "iron",   "jungle",
-    "kitchen", "lemon", "mirror", "number", "ocean",  "paper",  "queen",  "rabbit", "silver", "thunder", "uncle",
-    "violin", "winter", "bottle", "corner", "doctor", "evening", "finger", "ground", "honey",  "insect"};
+    "apple",  "bridge",  "candle",   "desert", "engine",  "forest", "garden",  "hammer", "island",
+    "jacket", "kettle",  "ladder",   "market", "needle",  "orange", "pencil",  "quilt",  "river",
+    "saddle", "table",   "umbrella", "valley", "window",  "yard",   "basket",  "castle", "dollar",
+    "eagle",  "feather", "glass",    "harbor", "iron",    "jungle", "kitchen", "lemon",  "mirror",
+    "number", "ocean",   "paper",    "queen",  "rabbit",  "silver", "thunder", "uncle",  "violin",
+    "winter", "bottle",  "corner",   "doctor", "evening", "finger", "ground",  "honey",  "insect"};
 
 enum { NOUNS = sizeof nouns / sizeof *nouns };
 
@@ -42,7 +44,8 @@ static Status random_words(char **out, int32_t rows, uint64_t seed) {
     return ST_OK;
 }
 
-static Status capture_text(Prefix **out, const CaptureTools *tools, const Chat *chat, Bytes text, int32_t rows) {
+static Status capture_text(Prefix **out, const CaptureTools *tools, const Chat *chat, Bytes text,
+                           int32_t rows) {
     TokenVec t = {0};
     Status st = chat_prefix(chat, text, rows, &t);
     if (!st) st = capture(out, tools, NULL, 0, t.v, t.n);
@@ -90,7 +93,8 @@ static Status randomise_prefix(Prefix *p, const CaptureTools *tools, uint64_t se
     return st;
 }
 
-static Status capture_vectors(Prefix **out, const CaptureTools *tools, const Chat *chat, const InitOptions *o) {
+static Status capture_vectors(Prefix **out, const CaptureTools *tools, const Chat *chat,
+                              const InitOptions *o) {
     TRY(capture_words(out, tools, chat, o));
     Status st = randomise_prefix(*out, tools, o->seed);
     if (st) {
@@ -102,14 +106,16 @@ static Status capture_vectors(Prefix **out, const CaptureTools *tools, const Cha
 
 /* ---- another cartridge ---- */
 
-static Status open_other(Prefix **out, const CaptureTools *tools, const Chat *chat, const InitOptions *o, char init[65]) {
+static Status open_other(Prefix **out, const CaptureTools *tools, const Chat *chat, const InitOptions *o,
+                         char init[65]) {
     char tokenizer[65];
     Cartridge *c;
     digest_hex(tokenizer_digest(chat_tokenizer(chat)), tokenizer);
     TRY(cartridge_open(&c, o->path, tools->model, tokenizer, chat_family(chat), tools->pool, tools->stream));
     Status st = ST_OK;
     NEED_TO(done, o->rows == 0 || o->rows == c->prefix->rows, ST_ARG,
-            "%s has %d rows, %d were asked for; a start from a cartridge keeps its rows", o->path, c->prefix->rows, o->rows);
+            "%s has %d rows, %d were asked for; a start from a cartridge keeps its rows", o->path,
+            c->prefix->rows, o->rows);
     digest_hex(c->prefix->identity, init);
     *out = prefix_hold(c->prefix);
 done:
@@ -119,7 +125,8 @@ done:
 
 /* ---- the whole ---- */
 
-static Status make_prefix(Prefix **out, const CaptureTools *tools, const Chat *chat, const InitOptions *o, char init[65]) {
+static Status make_prefix(Prefix **out, const CaptureTools *tools, const Chat *chat, const InitOptions *o,
+                          char init[65]) {
     *out = NULL;
     if (o->kind == INIT_CARTRIDGE) return open_other(out, tools, chat, o, init);
     strcpy(init, kind_name[o->kind]);
@@ -132,11 +139,19 @@ static Status make_prefix(Prefix **out, const CaptureTools *tools, const Chat *c
 static CartridgeInfo info_of(const Model *m, const Prefix *p, int32_t frozen) {
     return (CartridgeInfo){
         .version = CARTRIDGE_VERSION,
-        .layers = m->cfg.layers, .kv_heads = m->cfg.kv_heads, .head_dim = m->cfg.head_dim,
-        .rows = prefix_visible(p), .frozen = frozen,
-        .pos_first = p->pos_first, .pos_end = p->pos_end,
-        .rope_theta = m->cfg.rope_theta, .rope_factor = m->cfg.rope_factor,
-        .learning_rate = (double)NAN, .loss_first = (double)NAN, .loss_last = (double)NAN, .kl_heldout = (double)NAN,
+        .layers = m->cfg.layers,
+        .kv_heads = m->cfg.kv_heads,
+        .head_dim = m->cfg.head_dim,
+        .rows = prefix_visible(p),
+        .frozen = frozen,
+        .pos_first = p->pos_first,
+        .pos_end = p->pos_end,
+        .rope_theta = m->cfg.rope_theta,
+        .rope_factor = m->cfg.rope_factor,
+        .learning_rate = (double)NAN,
+        .loss_first = (double)NAN,
+        .loss_last = (double)NAN,
+        .kl_heldout = (double)NAN,
     };
 }
 
@@ -146,7 +161,8 @@ Status cartridge_init(Cartridge **out, const CaptureTools *tools, const Chat *ch
     Prefix *p = NULL;
     Status st = ST_OK;
     TRY_TO(done, make_prefix(&p, tools, chat, o, init));
-    NEED_TO(done, o->frozen >= 0 && o->frozen <= p->rows, ST_ARG, "%d frozen rows of %d: 0 to all", o->frozen, p->rows);
+    NEED_TO(done, o->frozen >= 0 && o->frozen <= p->rows, ST_ARG, "%d frozen rows of %d: 0 to all", o->frozen,
+            p->rows);
     CartridgeInfo info = info_of(tools->model, p, o->frozen);
     digest_hex(tokenizer_digest(chat_tokenizer(chat)), tokenizer);
     info.model = (char *)tools->model->fingerprint; /* borrowed: cartridge_new copies */

@@ -83,7 +83,8 @@ Status questions_read(QuestionSet *out, const char *path, bool answers) {
     TRY(file_read(&text, &size, path));
     int64_t bad = utf8_invalid_at((Bytes){text, size});
     Status st = bad < 0 ? read_lines(out, text, path, answers)
-                        : status_fail(ST_FORMAT, __FILE__, __LINE__, "%s: not UTF-8 at byte %lld", path, (long long)bad);
+                        : status_fail(ST_FORMAT, __FILE__, __LINE__, "%s: not UTF-8 at byte %lld", path,
+                                      (long long)bad);
     free(text);
     if (st) questions_close(out);
     return st;
@@ -108,17 +109,23 @@ void questions_close(QuestionSet *s) {
 
 /* ---- ranking ---- */
 
-typedef struct Rated { double rating; int32_t i; } Rated;
+typedef struct Rated {
+    double rating;
+    int32_t i;
+} Rated;
 
 struct QuestionRanks {
     const QuestionSet *set;
     uint64_t *all, *held; /* hashes of content words: of all questions, sorted; of the text at hand, sorted */
     int32_t alls, helds;
-    char **words;         /* [n] from words_of */
-    Rated *rated;         /* [n] */
+    char **words; /* [n] from words_of */
+    Rated *rated; /* [n] */
 };
 
-typedef struct HashList { uint64_t *v; int32_t n; } HashList;
+typedef struct HashList {
+    uint64_t *v;
+    int32_t n;
+} HashList;
 
 static void push_content(void *user, Bytes word) {
     HashList *l = user;
@@ -152,10 +159,13 @@ Status question_ranks_open(QuestionRanks **out, const QuestionSet *s) {
     r->set = s;
     r->words = calloc((size_t)s->n, sizeof *r->words);
     r->rated = calloc((size_t)s->n, sizeof *r->rated);
-    Status st = r->words && r->rated ? split_questions(r)
-                                     : status_fail(ST_NOMEM, __FILE__, __LINE__, "out of memory for %d questions", s->n);
-    if (st) question_ranks_close(r);
-    else *out = r;
+    Status st = r->words && r->rated
+                    ? split_questions(r)
+                    : status_fail(ST_NOMEM, __FILE__, __LINE__, "out of memory for %d questions", s->n);
+    if (st)
+        question_ranks_close(r);
+    else
+        *out = r;
     return st;
 }
 
@@ -172,8 +182,10 @@ static int32_t first_at_least(const uint64_t *v, int32_t n, uint64_t x) {
     int32_t low = 0;
     while (n > 0) {
         int32_t half = n / 2;
-        if (v[low + half] < x) low += half + 1, n -= half + 1;
-        else n = half;
+        if (v[low + half] < x)
+            low += half + 1, n -= half + 1;
+        else
+            n = half;
     }
     return low;
 }
@@ -184,14 +196,18 @@ static int32_t occurrences(const uint64_t *v, int32_t n, uint64_t x) {
     return last - first;
 }
 
-typedef struct Rating { const QuestionRanks *r; double sum; } Rating;
+typedef struct Rating {
+    const QuestionRanks *r;
+    double sum;
+} Rating;
 
 static void rate_word(void *user, Bytes word) {
     Rating *t = user;
     const QuestionRanks *r = t->r;
     if (!word_is_content(word)) return;
     uint64_t h = word_hash(word);
-    if (occurrences(r->held, r->helds, h)) t->sum += log(1 + (double)r->set->n / occurrences(r->all, r->alls, h));
+    if (occurrences(r->held, r->helds, h))
+        t->sum += log(1 + (double)r->set->n / occurrences(r->all, r->alls, h));
 }
 
 static int by_rating(const void *pa, const void *pb) {
@@ -211,8 +227,8 @@ static Status hold_text(QuestionRanks *r, const char *words) {
     return ST_OK;
 }
 
-Status question_ranks_best(QuestionRanks *r, const char *words, bool (*skip)(void *user, int32_t i), void *user, int32_t n,
-                           int32_t *best, int32_t *found) {
+Status question_ranks_best(QuestionRanks *r, const char *words, bool (*skip)(void *user, int32_t i),
+                           void *user, int32_t n, int32_t *best, int32_t *found) {
     TRY(hold_text(r, words));
     for (int32_t i = 0; i < r->set->n; i++) {
         Rating t = {r, 0};

@@ -1,8 +1,8 @@
 /* repeats.c -- an index from word pairs to the questions that have them.
  *
- * Pairs are kept as 64-bit hashes in an open-addressed table; each names the head of a list of questions. A look-up
- * counts, over the pairs of the new question, how often each earlier one comes up: work grows with the number of true
- * meetings, not with the number of questions. */
+ * Pairs are kept as 64-bit hashes in an open-addressed table; each names the head of a list of questions. A
+ * look-up counts, over the pairs of the new question, how often each earlier one comes up: work grows with
+ * the number of true meetings, not with the number of questions. */
 #include "engine/learn/repeats.h"
 
 #include <stdlib.h>
@@ -10,8 +10,13 @@
 
 #include "engine/learn/words.h"
 
-typedef struct Cell { uint64_t pair; int32_t head; } Cell; /* head: 1 + index of a Link; 0: an unused cell */
-typedef struct Link { int32_t question, next; } Link;
+typedef struct Cell {
+    uint64_t pair;
+    int32_t head;
+} Cell; /* head: 1 + index of a Link; 0: an unused cell */
+typedef struct Link {
+    int32_t question, next;
+} Link;
 
 struct Repeats {
     Cell *cell;
@@ -22,7 +27,10 @@ struct Repeats {
 };
 
 /* The different word pairs of one question. */
-typedef struct Pairs { uint64_t *v, last; int32_t n, words; } Pairs;
+typedef struct Pairs {
+    uint64_t *v, last;
+    int32_t n, words;
+} Pairs;
 
 Status repeats_open(Repeats **out) {
     *out = NULL;
@@ -30,8 +38,10 @@ Status repeats_open(Repeats **out) {
     NEED(r, ST_NOMEM, "out of memory for an index of questions");
     r->cells = 1024;
     r->cell = calloc(r->cells, sizeof *r->cell);
-    if (!r->cell) repeats_close(r);
-    else *out = r;
+    if (!r->cell)
+        repeats_close(r);
+    else
+        *out = r;
     NEED(*out, ST_NOMEM, "out of memory for an index of questions");
     return ST_OK;
 }

@@ -9,8 +9,8 @@ Status repeats_open(Repeats **out);
 void repeats_close(Repeats *r);
 Status repeats_add(Repeats *r, const char *words); /* from words_of */
 
-/* The largest share of this question's pairs of neighbouring words that one question added before has too; 0 when
- * there is none, 1 for a repeat. A question of one word counts as one pair. */
+/* The largest share of this question's pairs of neighbouring words that one question added before has too; 0
+ * when there is none, 1 for a repeat. A question of one word counts as one pair. */
 Status repeats_share(Repeats *r, const char *words, double *share);
 
 #endif

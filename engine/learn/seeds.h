@@ -10,12 +10,14 @@ typedef struct Seed {
     const char *opening; /* "" or the first words of the question */
 } Seed;
 
-/* A function of the options, the chunk and the conversation's number. `place`: the how-manieth of its chunk it is. */
+/* A function of the options, the chunk and the conversation's number. `place`: the how-manieth of its chunk
+ * it is. */
 Status seed_draw(Seed *out, const StudyOptions *o, Bytes chunk, int64_t number, int32_t place);
 void seed_close(Seed *s);
 
-/* Turns that show how it is done, between the chunk and the seed; some of a list, others for another chunk, so that
- * questions differ. Captured once per chunk for all of its conversations. Appends nothing for kinds without. */
+/* Turns that show how it is done, between the chunk and the seed; some of a list, others for another chunk,
+ * so that questions differ. Captured once per chunk for all of its conversations. Appends nothing for kinds
+ * without. */
 Status seed_examples(SeedKind k, int64_t chunk, const Chat *c, TokenVec *out);
 
 bool seed_must_ask(SeedKind k);     /* its text must end in a question mark */

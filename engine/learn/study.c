@@ -1,15 +1,16 @@
 /* study.c -- self-study, a wave of chunks at a time.
  *
- *   wave: chunks -> captures -> talks -> (question -> answer)* in the scheduler, all talks at once -> filters, dataset
+ *   wave: chunks -> captures -> talks: (question -> answer)*, all at once -> filters -> dataset
  *
- * Why waves: a pass is efficient with many sequences, so talks of several chunks run together; but a matrix product
- * may round differently with the number of its rows, so what runs together has to be a function of the options, or a
- * resumed study would differ from one that was never stopped. A wave starts with an empty scheduler and ends with one,
- * its size follows from options and dataset alone, and its rows are committed together.
+ * Why waves: a pass is efficient with many sequences, so talks of several chunks run together; but a matrix
+ * product may round differently with the number of its rows, so what runs together has to be a function of
+ * the options, or a resumed study would differ from one that was never stopped. A wave starts with an empty
+ * scheduler and ends with one, its size follows from options and dataset alone, and its rows are committed
+ * together.
  *
- * Repeats are judged against the questions kept so far, in order of number. Before it is answered a question is only
- * compared with those of earlier waves: that spares an answer, and can never decide otherwise than the judgement at
- * the end, because the list of kept questions only grows. */
+ * Repeats are judged against the questions kept so far, in order of number. Before it is answered a question
+ * is only compared with those of earlier waves: that spares an answer, and can never decide otherwise than
+ * the judgement at the end, because the list of kept questions only grows. */
 #include "engine/learn/study.h"
 
 #include <math.h>
@@ -32,8 +33,8 @@ typedef struct Study Study;
 /* A chunk in work. */
 typedef struct Chunk {
     int64_t number;
-    Bytes text;   /* points into the corpus */
-    char *words;  /* owned */
+    Bytes text;       /* points into the corpus */
+    char *words;      /* owned */
     Prefix *prefix;   /* held */
     Prefix *examples; /* held: behind the chunk, for FOCUS seeds; NULL when none are drawn */
 } Chunk;
@@ -54,17 +55,17 @@ struct Study {
     const Watch *watch;
     Chunks *chunks;
     Repeats *repeats;
-    QuestionSet file;     /* empty without questions_path */
+    QuestionSet file; /* empty without questions_path */
     QuestionRanks *ranks;
     int64_t wanted, kept, tokens;
     const int32_t *stop;
     int32_t stops;
-    Chunk *chunk;         /* [wave_max] */
-    Place *place;         /* [wave_max * per_chunk] */
+    Chunk *chunk; /* [wave_max] */
+    Place *place; /* [wave_max * per_chunk] */
     int32_t wave_max, open_chunks;
-    int32_t over;         /* places of this wave that are */
+    int32_t over; /* places of this wave that are */
     bool aborting;
-    Status failed;        /* first failure inside a delivery */
+    Status failed; /* first failure inside a delivery */
 };
 
 /* ---- options ---- */
@@ -96,23 +97,29 @@ static Status check_options(const StudyOptions *o, SchedulerLimits l) {
              seed_kind_name((SeedKind)k), o->weight[k]);
         sum += o->weight[k];
     }
-    NEED(sum > 0 || o->questions_path, ST_ARG, "every kind of seed has weight 0: nobody asks; give one a weight");
-    NEED(o->weight[SEED_ASK] == 0 || o->asks > 0, ST_ARG, "ask seeds are drawn, but there is no message to draw");
+    NEED(sum > 0 || o->questions_path, ST_ARG,
+         "every kind of seed has weight 0: nobody asks; give one a weight");
+    NEED(o->weight[SEED_ASK] == 0 || o->asks > 0, ST_ARG,
+         "ask seeds are drawn, but there is no message to draw");
     NEED(o->conversations >= 1 && o->per_chunk >= 1 && o->rounds >= 1, ST_ARG,
-         "%lld conversations, %d per chunk, %d rounds: each at least 1", (long long)o->conversations, o->per_chunk, o->rounds);
-    NEED(o->question_max >= 1 && o->answer_max >= 1, ST_ARG, "questions of %d and answers of %d tokens: each at least 1",
-         o->question_max, o->answer_max);
+         "%lld conversations, %d per chunk, %d rounds: each at least 1", (long long)o->conversations,
+         o->per_chunk, o->rounds);
+    NEED(o->question_max >= 1 && o->answer_max >= 1, ST_ARG,
+         "questions of %d and answers of %d tokens: each at least 1", o->question_max, o->answer_max);
     NEED(o->topk >= 1 && o->topk <= l.topk, ST_ARG, "%d candidates per token: 1 to %d", o->topk, l.topk);
     NEED(o->mass > 0 && o->mass <= 1, ST_ARG, "the mass to keep is %g: above 0, at most 1", (double)o->mass);
-    NEED(!o->questions_path || o->rounds == 1, ST_ARG, "questions from a file make conversations of 1 round, not %d", o->rounds);
+    NEED(!o->questions_path || o->rounds == 1, ST_ARG,
+         "questions from a file make conversations of 1 round, not %d", o->rounds);
     NEED(l.prefixes >= 2, ST_ARG, "self-study needs a scheduler that takes 2 prefixes, not %d", l.prefixes);
     return ST_OK;
 }
 
 /* A float as JSON; infinities, which JSON does not have, as null. */
 static void put_number(cJSON *to, const char *key, double v) {
-    if (isfinite(v)) cJSON_AddNumberToObject(to, key, v);
-    else cJSON_AddNullToObject(to, key);
+    if (isfinite(v))
+        cJSON_AddNumberToObject(to, key, v);
+    else
+        cJSON_AddNullToObject(to, key);
 }
 
 static void put_strings(cJSON *to, const char *key, const char *const *v, int32_t n) {
@@ -204,7 +211,8 @@ static Status open_study(Study *y, const Corpus *corpus) {
 }
 
 static void close_wave(Study *y) {
-    for (int32_t i = 0; i < y->open_chunks * y->o->per_chunk; i++) talk_close(&y->place[i].talk, y->o->rounds);
+    for (int32_t i = 0; i < y->open_chunks * y->o->per_chunk; i++)
+        talk_close(&y->place[i].talk, y->o->rounds);
     for (int32_t i = 0; i < y->open_chunks; i++) {
         free(y->chunk[i].words);
         prefix_drop(y->chunk[i].prefix);
@@ -227,7 +235,8 @@ static void close_study(Study *y) {
 /* ---- talks, as their tokens come ---- */
 
 static void leave(Place *p, const char *reason) {
-    if (p->talk.rounds == 0) p->talk.dropped = reason; /* a later round that fails only ends the conversation */
+    if (p->talk.rounds == 0)
+        p->talk.dropped = reason; /* a later round that fails only ends the conversation */
     p->stage = OVER;
     p->study->over++;
 }
@@ -245,15 +254,18 @@ static Status question_over(Place *p) {
     TRY(talk_judge_question(&p->talk, p->study->chat, p->chunk->words, p->study->o, &reason));
     if (!reason && p->talk.rounds == 0) TRY(is_repeat(p->study, p->talk.words, &repeat));
     if (repeat) reason = "asked before";
-    if (reason) leave(p, reason);
-    else p->stage = TO_ANSWER;
+    if (reason)
+        leave(p, reason);
+    else
+        p->stage = TO_ANSWER;
     return ST_OK;
 }
 
 static Status start_round(Place *p) {
     Round *r = &p->talk.round[p->talk.rounds];
     p->stage = TO_ASK;
-    return *p->talk.seed.opening ? chat_content(p->study->chat, bytes_of(p->talk.seed.opening), &r->question) : ST_OK;
+    return *p->talk.seed.opening ? chat_content(p->study->chat, bytes_of(p->talk.seed.opening), &r->question)
+                                 : ST_OK;
 }
 
 static Status answer_over(Place *p) {
@@ -274,7 +286,8 @@ static Status hear_question(Place *p, const Delivery *d) {
     bool over = d->finish != RUNNING;
     if (d->id >= 0 && d->finish != FINISH_STOP) TRY(talk_hear_question(&p->talk, p->study->chat, d->id));
     if (over) return question_over(p);
-    if (r->closed) scheduler_cancel(p->study->s, p->ticket); /* it comes back as cancelled, which is the end of it */
+    if (r->closed)
+        scheduler_cancel(p->study->s, p->ticket); /* it comes back as cancelled, which is the end of it */
     return ST_OK;
 }
 
@@ -308,11 +321,20 @@ static Status submit(Place *p, const TokenVec *prompt) {
     Study *y = p->study;
     const Prefix *prefix[] = {p->chunk->prefix, p->chunk->examples};
     bool ask = p->stage == TO_ASK, shown = ask && p->talk.seed.kind == SEED_FOCUS;
-    Request r = {.prefix = prefix, .prefixes = shown ? 2 : 1, .token = prompt->v, .n = prompt->n, .pos = -1,
-                 .new_max = ask ? y->o->question_max : y->o->answer_max, .topk = ask ? 0 : y->o->topk,
-                 .sampling = {.temperature = ask ? y->o->question_temperature : 0, .top_p = 1,
+    Request r = {.prefix = prefix,
+                 .prefixes = shown ? 2 : 1,
+                 .token = prompt->v,
+                 .n = prompt->n,
+                 .pos = -1,
+                 .new_max = ask ? y->o->question_max : y->o->answer_max,
+                 .topk = ask ? 0 : y->o->topk,
+                 .sampling = {.temperature = ask ? y->o->question_temperature : 0,
+                              .top_p = 1,
                               .seed = ask ? question_seed(y, &p->talk) : 0},
-                 .stop = y->stop, .stops = y->stops, .deliver = hear, .user = p};
+                 .stop = y->stop,
+                 .stops = y->stops,
+                 .deliver = hear,
+                 .user = p};
     TRY(scheduler_submit(y->s, &r, &p->ticket));
     p->stage = ask ? ASKING : ANSWERING;
     return ST_OK;
@@ -345,7 +367,8 @@ static void abort_wave(Study *y, int32_t places) {
     y->aborting = true;
     for (int32_t i = 0; i < places; i++)
         if (y->place[i].ticket) scheduler_cancel(y->s, y->place[i].ticket);
-    while (active && !scheduler_step(y->s, &active)) {}
+    while (active && !scheduler_step(y->s, &active)) {
+    }
 }
 
 static void report(const Study *y, int32_t places) {
@@ -357,8 +380,8 @@ static void report(const Study *y, int32_t places) {
 static Status run_wave(Study *y, int32_t places) {
     int32_t active = 1, reported = -1;
     while (y->over < places) {
-        NEED(!watch_stop(y->watch), ST_STOPPED, "self-study stopped with %lld conversations kept; resume to go on",
-             (long long)y->kept);
+        NEED(!watch_stop(y->watch), ST_STOPPED,
+             "self-study stopped with %lld conversations kept; resume to go on", (long long)y->kept);
         TRY(send_waiting(y, places));
         TRY(scheduler_step(y->s, &active));
         TRY(y->failed);
@@ -419,8 +442,10 @@ static Status take_from_file(Study *y, Chunk *c, Place *place) {
         Talk *t = &place[i].talk;
         t->kind = "file";
         t->seed.kind = SEED_ASK;
-        if (i >= found) leave(&place[i], "no question in the file fits the chunk");
-        else st = chat_content(y->chat, bytes_of(y->file.q[best[i]].question), &t->round[0].question);
+        if (i >= found)
+            leave(&place[i], "no question in the file fits the chunk");
+        else
+            st = chat_content(y->chat, bytes_of(y->file.q[best[i]].question), &t->round[0].question);
         if (!st && i < found) st = question_over(&place[i]);
     }
     free(best);
@@ -454,7 +479,7 @@ static Status open_chunk(Study *y, int64_t number) {
     return y->ranks ? take_from_file(y, c, place) : ST_OK;
 }
 
-/* Chunks of the next wave: what is still wanted at the rate so far, not more than fill the scheduler twice. */
+/* Chunks of the next wave: what is still wanted at the rate so far, at most two schedulers full. */
 static int32_t wave_size(const Study *y, int64_t next) {
     double tried = (double)next * y->o->per_chunk, rate = tried > 0 ? (double)y->kept / tried : 1;
     if (rate < 0.25) rate = 0.25;
@@ -476,7 +501,8 @@ static bool has_room(const Study *y) {
 static Status open_wave(Study *y, int64_t next) {
     int32_t n = wave_size(y, next);
     y->over = 0;
-    while (y->open_chunks < n && (y->open_chunks == 0 || has_room(y))) TRY(open_chunk(y, next + y->open_chunks));
+    while (y->open_chunks < n && (y->open_chunks == 0 || has_room(y)))
+        TRY(open_chunk(y, next + y->open_chunks));
     return y->failed;
 }
 
@@ -510,15 +536,20 @@ static Status wave(Study *y) {
     Status st = open_wave(y, next);
     int32_t places = y->open_chunks * y->o->per_chunk;
     if (!st) st = run_wave(y, places);
-    if (st) abort_wave(y, places);
-    else st = commit_wave(y, next + y->open_chunks);
+    if (st)
+        abort_wave(y, places);
+    else
+        st = commit_wave(y, next + y->open_chunks);
     close_wave(y);
     return st;
 }
 
 /* ---- the whole ---- */
 
-typedef struct Listing { char text[400]; size_t used; } Listing;
+typedef struct Listing {
+    char text[400];
+    size_t used;
+} Listing;
 
 static void list_drop(void *user, const char *reason, int64_t count) {
     Listing *l = user;
@@ -530,7 +561,9 @@ static void list_drop(void *user, const char *reason, int64_t count) {
 static Status too_few(Study *y, int64_t tried) {
     Listing l = {{0}, 0};
     TRY(dataset_drops(y->data, list_drop, &l));
-    FAIL(ST_ARG, "%lld of %lld conversations kept after %lld tries (dropped: %s); ask for fewer, or allow more repeats",
+    FAIL(ST_ARG,
+         "%lld of %lld conversations kept after %lld tries (dropped: %s); ask for fewer, or allow more "
+         "repeats",
          (long long)y->kept, (long long)y->wanted, (long long)tried, l.text);
 }
 
@@ -544,10 +577,11 @@ static Status run_waves(Study *y) {
     return ST_OK;
 }
 
-Status study_run(Scheduler *s, const Chat *chat, const Model *m, const Corpus *corpus, const StudyOptions *o, Dataset *out,
-                 const Watch *watch, StudySums *sums) {
+Status study_run(Scheduler *s, const Chat *chat, const Model *m, const Corpus *corpus, const StudyOptions *o,
+                 Dataset *out, const Watch *watch, StudySums *sums) {
     const char *made_for = dataset_info(out)->model;
-    NEED(!strcmp(made_for, m->fingerprint), ST_MISMATCH, "the dataset is for model %s, this one is %s", made_for, m->fingerprint);
+    NEED(!strcmp(made_for, m->fingerprint), ST_MISMATCH, "the dataset is for model %s, this one is %s",
+         made_for, m->fingerprint);
     Study y = {.s = s, .chat = chat, .o = o, .data = out, .watch = watch};
     Status st = open_study(&y, corpus);
     if (!st) st = run_waves(&y);

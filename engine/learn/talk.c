@@ -1,8 +1,8 @@
 /* talk.c -- one conversation in the making.
  *
- * The ids of a question are never decoded and encoded again as a whole: what the answerer read is what the student
- * will read. Only the token in which a cut falls ("?\n" is one token for some models) is replaced by the ids of its
- * front part, before anybody has read it. */
+ * The ids of a question are never decoded and encoded again as a whole: what the answerer read is what the
+ * student will read. Only the token in which a cut falls ("?\n" is one token for some models) is replaced by
+ * the ids of its front part, before anybody has read it. */
 #include "engine/learn/talk.h"
 
 #include <ctype.h>
@@ -62,7 +62,7 @@ Status talk_answer_prompt(const Talk *t, const Chat *c, TokenVec *out) {
 
 /* ---- the question ---- */
 
-/* How many bytes of a piece still belong to the question; the whole piece and closed = false when it goes on. */
+/* How many bytes of a piece still belong to the question; all, and `closed` as it was, when it goes on. */
 static size_t belongs(Bytes piece, bool ends_at_mark, bool *closed) {
     for (size_t i = 0; i < piece.n; i++) {
         if (piece.p[i] == '\n') return *closed = true, i;
@@ -97,7 +97,10 @@ static Status text_of(const Chat *c, const TokenVec *t, char **out) {
     return ST_OK;
 }
 
-typedef struct Shared { const char *words; bool any; } Shared;
+typedef struct Shared {
+    const char *words;
+    bool any;
+} Shared;
 
 static void look_up(void *user, Bytes word) {
     Shared *s = user;
@@ -115,25 +118,31 @@ static bool shares_content(const char *words, const char *chunk_words) {
     return s.any;
 }
 
-/* Names and numbers that the chunk lacks: only where facts are asked for, other kinds may bring in the world. */
-static Status invents(const Talk *t, const char *text, const char *chunk_words, const StudyOptions *o, bool *yes) {
+/* Names and numbers that the chunk lacks: only where facts are asked for, others may bring in the world. */
+static Status invents(const Talk *t, const char *text, const char *chunk_words, const StudyOptions *o,
+                      bool *yes) {
     *yes = false;
     if (!o->drop_invented || !seed_must_ask(t->seed.kind)) return ST_OK;
     return words_invent(bytes_of(text), chunk_words, t->words ? t->words : " ", yes);
 }
 
-static Status judge_text(const Talk *t, const char *text, const char *words, const char *chunk_words, const StudyOptions *o,
-                         const char **reason) {
+static Status judge_text(const Talk *t, const char *text, const char *words, const char *chunk_words,
+                         const StudyOptions *o, const char **reason) {
     bool invented;
     TRY(invents(t, text, chunk_words, o, &invented));
-    if (words_count(words) < 2) *reason = "question too short";
-    else if (seed_must_ask(t->seed.kind) && text[strlen(text) - 1] != '?') *reason = "not a question";
-    else if (o->drop_unrelated && !shares_content(words, chunk_words)) *reason = "question unrelated to the chunk";
-    else if (invented) *reason = "question names what the chunk lacks";
+    if (words_count(words) < 2)
+        *reason = "question too short";
+    else if (seed_must_ask(t->seed.kind) && text[strlen(text) - 1] != '?')
+        *reason = "not a question";
+    else if (o->drop_unrelated && !shares_content(words, chunk_words))
+        *reason = "question unrelated to the chunk";
+    else if (invented)
+        *reason = "question names what the chunk lacks";
     return ST_OK;
 }
 
-Status talk_judge_question(Talk *t, const Chat *c, const char *chunk_words, const StudyOptions *o, const char **reason) {
+Status talk_judge_question(Talk *t, const Chat *c, const char *chunk_words, const StudyOptions *o,
+                           const char **reason) {
     char *text = NULL, *words = NULL;
     *reason = NULL;
     Status st = text_of(c, &t->round[t->rounds].question, &text);
@@ -169,11 +178,13 @@ static bool holds(const TokenVec *t, int32_t from, int32_t id) {
     return false;
 }
 
-Status talk_hear_answer(Talk *t, int32_t id, bool is_end, float logprob, const int32_t *top_id, const float *top_logprob,
-                        int32_t topk, float mass) {
+Status talk_hear_answer(Talk *t, int32_t id, bool is_end, float logprob, const int32_t *top_id,
+                        const float *top_logprob, int32_t topk, float mass) {
     Round *r = &t->round[t->rounds];
-    if (is_end) r->ended = true;
-    else TRY(tokens_push(&r->answer, id));
+    if (is_end)
+        r->ended = true;
+    else
+        TRY(tokens_push(&r->answer, id));
     r->sum += logprob;
     if (r->first.n == 0) TRY(tokens_push(&r->first, 0));
     double sum = 0;
@@ -192,19 +203,26 @@ double talk_answer_logprob(const Round *r) {
     return n ? r->sum / n : 0;
 }
 
-Status talk_judge_answer(Talk *t, const Chat *c, const char *chunk_words, const StudyOptions *o, const char **reason) {
+Status talk_judge_answer(Talk *t, const Chat *c, const char *chunk_words, const StudyOptions *o,
+                         const char **reason) {
     const Round *r = &t->round[t->rounds];
     char *text;
     bool invented;
     *reason = NULL;
     TRY(text_of(c, &r->answer, &text));
     Status st = invents(t, text, chunk_words, o, &invented);
-    if (!st && r->answer.n == 0) *reason = "no answer";
-    else if (!st && !r->ended && !o->keep_cut) *reason = "answer too long";
-    else if (!st && talk_answer_logprob(r) < o->answer_floor) *reason = "answer unlikely";
-    else if (!st && invented) *reason = "answer names what the chunk lacks";
-    if (t->rounds == 0) t->answer = text;
-    else free(text);
+    if (!st && r->answer.n == 0)
+        *reason = "no answer";
+    else if (!st && !r->ended && !o->keep_cut)
+        *reason = "answer too long";
+    else if (!st && talk_answer_logprob(r) < o->answer_floor)
+        *reason = "answer unlikely";
+    else if (!st && invented)
+        *reason = "answer names what the chunk lacks";
+    if (t->rounds == 0)
+        t->answer = text;
+    else
+        free(text);
     return st;
 }
 
@@ -229,8 +247,10 @@ static Status add_round(const Round *r, const Chat *c, bool last, TalkStore *s) 
     TRY(chat_open_turn(c, ROLE_ASSISTANT, &s->token));
     int32_t at = s->token.n;
     TRY(tokens_append(&s->token, r->answer.v, r->answer.n));
-    if (!last) TRY(chat_close_turn(c, &s->token));
-    else if (r->ended) TRY(tokens_push(&s->token, chat_end(c)));
+    if (!last)
+        TRY(chat_close_turn(c, &s->token));
+    else if (r->ended)
+        TRY(tokens_push(&s->token, chat_end(c)));
     return add_targets(r, at, s);
 }
 
@@ -239,9 +259,19 @@ Status talk_conversation(const Talk *t, const Chat *c, TalkStore *s, Conversatio
     for (int32_t i = 0; i < t->rounds; i++) TRY(add_round(&t->round[i], c, i + 1 == t->rounds, s));
     double sum = 0;
     for (int32_t i = 0; i < t->rounds; i++) sum += t->round[i].sum;
-    *out = (Conversation){.number = t->number, .chunk = t->chunk, .n = s->token.n, .targets = s->at.n, .token = s->token.v,
-                          .at = s->at.v, .first = s->first.v, .id = s->id.v, .logprob = s->logprob, .kind = t->kind,
-                          .question = t->question, .answer = t->answer, .answer_logprob = sum / s->at.n};
+    *out = (Conversation){.number = t->number,
+                          .chunk = t->chunk,
+                          .n = s->token.n,
+                          .targets = s->at.n,
+                          .token = s->token.v,
+                          .at = s->at.v,
+                          .first = s->first.v,
+                          .id = s->id.v,
+                          .logprob = s->logprob,
+                          .kind = t->kind,
+                          .question = t->question,
+                          .answer = t->answer,
+                          .answer_logprob = sum / s->at.n};
     return ST_OK;
 }
 

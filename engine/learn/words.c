@@ -1,8 +1,8 @@
 /* words.c -- text as a row of words.
  *
- * Letters and digits are what Unicode says they are, case is folded by utf8proc, so the comparison is fair in any
- * script that puts blanks between words. Only the list of everyday words is English: elsewhere it merely leaves a few
- * more words to count as content. */
+ * Letters and digits are what Unicode says they are, case is folded by utf8proc, so the comparison is fair in
+ * any script that puts blanks between words. Only the list of everyday words is English: elsewhere it merely
+ * leaves a few more words to count as content. */
 #include "engine/learn/words.h"
 
 #include <ctype.h>
@@ -21,8 +21,10 @@ static bool is_word_part(utf8proc_int32_t c) {
     case UTF8PROC_CATEGORY_MC:
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_NO: return true;
-    default: return false;
+    case UTF8PROC_CATEGORY_NO:
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -40,7 +42,8 @@ static void split(const char *text, size_t n, char *out) {
     out[used++] = ' ';
     for (size_t i = 0; i < n;) {
         utf8proc_int32_t c;
-        utf8proc_ssize_t bytes = utf8proc_iterate((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)(n - i), &c);
+        utf8proc_ssize_t bytes =
+            utf8proc_iterate((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)(n - i), &c);
         if (bytes < 1) bytes = 1, c = ' ';
         if (is_word_part(c)) {
             memcpy(out + used, text + i, (size_t)bytes);
@@ -93,14 +96,16 @@ void words_each(const char *words, void (*visit)(void *user, Bytes word), void *
 
 /* Sorted. Question words and what questions about texts are made of count as everyday words too. */
 static const char *const everyday[] = {
-    "about",   "after",  "all",    "also",  "and",     "any",     "are",      "been",   "before",   "being",  "but",
-    "can",     "could",  "describe", "did",   "does",    "each",    "explain",  "for",    "from",     "had",    "has",
-    "have",    "her",    "him",    "his",   "how",     "into",    "its",      "known",  "list",     "many",   "mentioned",
-    "more",    "most",   "much",   "name",  "not",     "one",     "only",     "other",  "our",      "out",    "over",
-    "passage", "please", "question", "said",  "sentence", "she",     "should",   "some",   "such",     "summarize", "summary",
-    "tell",    "text",   "than",   "that",  "the",     "their",   "them",     "then",   "there",    "these",  "they",
-    "this",    "those",  "type",   "use",   "used",    "very",    "was",      "were",   "what",     "when",   "where",
-    "which",   "who",    "whom",   "whose", "why",     "will",    "with",     "would",  "you",      "your"};
+    "about",   "after",    "all",   "also",     "and",      "any",       "are",   "been", "before",
+    "being",   "but",      "can",   "could",    "describe", "did",       "does",  "each", "explain",
+    "for",     "from",     "had",   "has",      "have",     "her",       "him",   "his",  "how",
+    "into",    "its",      "known", "list",     "many",     "mentioned", "more",  "most", "much",
+    "name",    "not",      "one",   "only",     "other",    "our",       "out",   "over", "passage",
+    "please",  "question", "said",  "sentence", "she",      "should",    "some",  "such", "summarize",
+    "summary", "tell",     "text",  "than",     "that",     "the",       "their", "them", "then",
+    "there",   "these",    "they",  "this",     "those",    "type",      "use",   "used", "very",
+    "was",     "were",     "what",  "when",     "where",    "which",     "who",   "whom", "whose",
+    "why",     "will",     "with",  "would",    "you",      "your"};
 
 static int against(const void *key, const void *item) {
     const Bytes *word = key;
@@ -112,10 +117,12 @@ static int against(const void *key, const void *item) {
 bool word_is_content(Bytes word) {
     for (size_t i = 0; i < word.n; i++)
         if (is_digit(word.p[i])) return true;
-    return word.n >= 3 && !bsearch(&word, everyday, sizeof everyday / sizeof *everyday, sizeof *everyday, against);
+    return word.n >= 3 &&
+           !bsearch(&word, everyday, sizeof everyday / sizeof *everyday, sizeof *everyday, against);
 }
 
-/* The next stretch of letters and digits from *at on; empty at the end. *begins: whether it begins a sentence. */
+/* The next stretch of letters and digits from *at on; empty at the end. *begins: whether it begins a
+ * sentence. */
 static Bytes next_raw_word(Bytes text, size_t *at, bool *begins) {
     size_t i = *at, first;
     while (i < text.n && !isalnum((uint8_t)text.p[i]) && (uint8_t)text.p[i] < 0x80) {
@@ -123,7 +130,9 @@ static Bytes next_raw_word(Bytes text, size_t *at, bool *begins) {
         i++;
     }
     first = i;
-    while (i < text.n && (isalnum((uint8_t)text.p[i]) || (uint8_t)text.p[i] >= 0x80 || groups_digits(text.p, text.n, i))) i++;
+    while (i < text.n &&
+           (isalnum((uint8_t)text.p[i]) || (uint8_t)text.p[i] >= 0x80 || groups_digits(text.p, text.n, i)))
+        i++;
     *at = i;
     return (Bytes){text.p + first, i - first};
 }
@@ -140,7 +149,8 @@ Status words_invent(Bytes text, const char *known, const char *also, bool *yes) 
     bool begins = true;
     size_t at = 0;
     *yes = false;
-    for (Bytes word = next_raw_word(text, &at, &begins); word.n && !*yes; word = next_raw_word(text, &at, &begins)) {
+    for (Bytes word = next_raw_word(text, &at, &begins); word.n && !*yes;
+         word = next_raw_word(text, &at, &begins)) {
         char *folded;
         bool matters = is_name_or_number(word, begins);
         begins = false;

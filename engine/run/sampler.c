@@ -1,29 +1,33 @@
 /* sampler.c -- from rows of logits to tokens.
  *
- * Settings and results each lie in one block with a twin on the device, so that a pass costs one copy up and one
- * down, however many rows and settings there are. The blocks are laid out for the largest number of rows; a pass with
- * fewer uses the front of each list. */
+ * Settings and results each lie in one block with a twin on the device, so that a pass costs one copy up and
+ * one down, however many rows and settings there are. The blocks are laid out for the largest number of rows;
+ * a pass with fewer uses the front of each list. */
 #include "engine/run/sampler.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-typedef struct Settings { Tensor temperature, top_p, min_p, top_k, counter, seed; } Settings;
-typedef struct Results { Tensor id, logprob, top_id, top_logprob; } Results;
+typedef struct Settings {
+    Tensor temperature, top_p, min_p, top_k, counter, seed;
+} Settings;
+typedef struct Results {
+    Tensor id, logprob, top_id, top_logprob;
+} Results;
 
 struct Sampler {
     const Ops *ops;
-    int32_t rows, topk;     /* at most */
-    int32_t ranked, k;      /* of the last run: rows with candidates, and how many each */
-    Settings set, d_set;    /* host, device */
+    int32_t rows, topk;  /* at most */
+    int32_t ranked, k;   /* of the last run: rows with candidates, and how many each */
+    Settings set, d_set; /* host, device */
     Results got, d_got;
-    void *host, *device;    /* owned blocks: settings, then results */
+    void *host, *device; /* owned blocks: settings, then results */
     size_t set_bytes, bytes;
 };
 
 Status sampling_check(const Sampling *s) {
-    NEED(isfinite(s->temperature) && s->temperature >= 0, ST_ARG, "temperature is %g: 0 (the best token) or more",
-         (double)s->temperature);
+    NEED(isfinite(s->temperature) && s->temperature >= 0, ST_ARG,
+         "temperature is %g: 0 (the best token) or more", (double)s->temperature);
     NEED(s->top_k >= 0, ST_ARG, "top_k is %d: 0 (all tokens) or more", s->top_k);
     NEED(s->top_p > 0 && s->top_p <= 1, ST_ARG, "top_p is %g: above 0 and at most 1 (off)", (double)s->top_p);
     NEED(s->min_p >= 0 && s->min_p <= 1, ST_ARG, "min_p is %g: 0 (off) to 1", (double)s->min_p);
@@ -75,8 +79,10 @@ Status sampler_open(Sampler **out, const Ops *ops, int32_t rows, int32_t topk) {
     p->rows = rows;
     p->topk = topk;
     Status st = place(p);
-    if (st) sampler_close(p);
-    else *out = p;
+    if (st)
+        sampler_close(p);
+    else
+        *out = p;
     return st;
 }
 
@@ -105,10 +111,15 @@ static void fill(Sampler *p, const Draw *draw, int32_t n) {
 
 static Status sample(Sampler *p, Stream *s, Tensor logits, int32_t n) {
     Settings *d = &p->d_set;
-    SampleArgs a = {.id = tensor_rows(p->d_got.id, 0, n), .logprob = tensor_rows(p->d_got.logprob, 0, n), .logits = logits,
-                    .temperature = tensor_rows(d->temperature, 0, n), .top_p = tensor_rows(d->top_p, 0, n),
-                    .min_p = tensor_rows(d->min_p, 0, n), .top_k = tensor_rows(d->top_k, 0, n),
-                    .counter = tensor_rows(d->counter, 0, n), .seed = tensor_rows(d->seed, 0, n)};
+    SampleArgs a = {.id = tensor_rows(p->d_got.id, 0, n),
+                    .logprob = tensor_rows(p->d_got.logprob, 0, n),
+                    .logits = logits,
+                    .temperature = tensor_rows(d->temperature, 0, n),
+                    .top_p = tensor_rows(d->top_p, 0, n),
+                    .min_p = tensor_rows(d->min_p, 0, n),
+                    .top_k = tensor_rows(d->top_k, 0, n),
+                    .counter = tensor_rows(d->counter, 0, n),
+                    .seed = tensor_rows(d->seed, 0, n)};
     return p->ops->sample(s, &a);
 }
 
@@ -125,7 +136,8 @@ Status sampler_run(Sampler *p, Stream *s, Tensor logits, const Draw *draw, int32
     TRY(p->ops->copy(s, p->device, p->host, p->set_bytes));
     TRY(sample(p, s, logits, n));
     TRY(rank(p, s, logits));
-    TRY(p->ops->copy(s, p->got.id.data, p->d_got.id.data, p->bytes - (size_t)((char *)p->got.id.data - (char *)p->host)));
+    TRY(p->ops->copy(s, p->got.id.data, p->d_got.id.data,
+                     p->bytes - (size_t)((char *)p->got.id.data - (char *)p->host)));
     return p->ops->sync(s);
 }
 

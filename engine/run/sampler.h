@@ -1,4 +1,4 @@
-/* sampler.h -- from rows of logits to tokens, each row with its own settings, and the best candidates beside them.
+/* sampler.h -- from rows of logits to tokens, each row with settings of its own, and the best candidates.
  *
  * One upload, one sample, at most one topk and one download per pass, in blocks planned at open. */
 #ifndef ENGINE_RUN_SAMPLER_H
@@ -10,7 +10,7 @@ typedef struct Sampling {
     float temperature;  /* 0: the best token */
     int32_t top_k;      /* 0: all */
     float top_p, min_p; /* 1 and 0 switch them off */
-    uint64_t seed;      /* the draw of token n depends on (seed, n) only, never on what else is in the batch */
+    uint64_t seed; /* the draw of token n depends on (seed, n) only, never on what else is in the batch */
 } Sampling;
 
 Status sampling_check(const Sampling *s); /* ST_ARG names the field, its value and the range */
@@ -26,12 +26,12 @@ typedef struct Sampler Sampler;
 Status sampler_open(Sampler **out, const Ops *ops, int32_t rows, int32_t topk);
 void sampler_close(Sampler *p);
 
-/* draw[w] belongs to logits[w]. Rows that want candidates come first: only they are ranked. Returns when the results
- * are there; they stay until the next run. */
+/* draw[w] belongs to logits[w]. Rows that want candidates come first: only they are ranked. Returns when the
+ * results are there; they stay until the next run. */
 Status sampler_run(Sampler *p, Stream *s, Tensor logits, const Draw *draw, int32_t n);
 int32_t sampler_id(const Sampler *p, int32_t w);
-float sampler_logprob(const Sampler *p, int32_t w);             /* raw: temperature 1, before any filter */
-const int32_t *sampler_top_id(const Sampler *p, int32_t w);     /* best first; NULL when row w wanted none */
+float sampler_logprob(const Sampler *p, int32_t w);         /* raw: temperature 1, before any filter */
+const int32_t *sampler_top_id(const Sampler *p, int32_t w); /* best first; NULL when row w wanted none */
 const float *sampler_top_logprob(const Sampler *p, int32_t w);
 
 #endif

@@ -1,12 +1,13 @@
 /* scheduler.c -- many requests, one forward pass at a time.
  *
- * A request is an Entry from submit to its last delivery: first in the queue, then among the running ones, both in
- * order of arrival. All entries exist from the start; only the copies of a prompt and its page list are made at submit,
- * so that a step allocates nothing. Fairness is arrival order: the head of the queue waits for its pages and nobody
- * overtakes it, because a stream of small requests would otherwise starve a large one.
+ * A request is an Entry from submit to its last delivery: first in the queue, then among the running ones,
+ * both in order of arrival. All entries exist from the start; only the copies of a prompt and its page list
+ * are made at submit, so that a step allocates nothing. Fairness is arrival order: the head of the queue
+ * waits for its pages and nobody overtakes it, because a stream of small requests would otherwise starve a
+ * large one.
  *
- * Surprising: a delivery may submit and cancel. So a step never walks the queue while it delivers, cancelling only
- * marks, and an entry is freed after its last delivery has returned. */
+ * Surprising: a delivery may submit and cancel. So a step never walks the queue while it delivers, cancelling
+ * only marks, and an entry is freed after its last delivery has returned. */
 #include "engine/run/scheduler.h"
 
 #include <assert.h>
@@ -21,8 +22,8 @@ typedef struct Entry {
     const Prefix **prefix; /* [limits.prefixes] owned list, each held */
     int32_t *copies;       /* owned: prompt, then stop ids */
     Sequence seq;
-    int32_t fed;           /* tokens of the prompt that went through the model */
-    int32_t made, last;    /* new tokens, and the newest */
+    int32_t fed;        /* tokens of the prompt that went through the model */
+    int32_t made, last; /* new tokens, and the newest */
     bool cancelled, done;
 } Entry;
 
@@ -34,12 +35,12 @@ struct Scheduler {
     Batch *batch;
     Acts *acts;
     Sampler *sampler;
-    Entry *entry;            /* [seqs + queue] */
+    Entry *entry; /* [seqs + queue] */
     Entry **unused, **queue, **running;
     int32_t unuseds, queued, runs;
-    Entry **decided;         /* [seqs] the ones whose next token this pass decides; */
-    int32_t *row;            /* [seqs] the row that does it; */
-    Draw *draw;              /* [seqs] and how */
+    Entry **decided; /* [seqs] the ones whose next token this pass decides; */
+    int32_t *row;    /* [seqs] the row that does it; */
+    Draw *draw;      /* [seqs] and how */
     int32_t decideds;
     uint64_t tickets;
     SchedulerCounts counts;
@@ -49,9 +50,12 @@ struct Scheduler {
 
 static Status check_limits(const SchedulerLimits *l, const ModelConfig *c) {
     NEED(l->seqs >= 1 && l->queue >= 1 && l->prefixes >= 0, ST_ARG,
-         "a scheduler of %d sequences, a queue of %d and %d prefixes each: at least 1, 1 and 0", l->seqs, l->queue, l->prefixes);
-    NEED(l->rows >= l->seqs, ST_ARG, "%d rows a pass are too few for %d sequences: each needs one", l->rows, l->seqs);
-    NEED(l->topk >= 0 && l->topk <= c->vocab, ST_ARG, "topk is %d: 0 to the vocabulary's %d", l->topk, c->vocab);
+         "a scheduler of %d sequences, a queue of %d and %d prefixes each: at least 1, 1 and 0", l->seqs,
+         l->queue, l->prefixes);
+    NEED(l->rows >= l->seqs, ST_ARG, "%d rows a pass are too few for %d sequences: each needs one", l->rows,
+         l->seqs);
+    NEED(l->topk >= 0 && l->topk <= c->vocab, ST_ARG, "topk is %d: 0 to the vocabulary's %d", l->topk,
+         c->vocab);
     return ST_OK;
 }
 
@@ -62,9 +66,11 @@ static int32_t larger(int32_t a, int32_t b) {
 static Status open_passes(Scheduler *s) {
     const SchedulerLimits *l = &s->limits;
     const ModelConfig *c = &s->model->cfg;
-    StreamLimits sl = {.rows = l->rows, .width = larger(larger(c->width, c->ffn), c->heads * c->head_dim), .vocab = c->vocab};
+    StreamLimits sl = {.rows = l->rows,
+                       .width = larger(larger(c->width, c->ffn), c->heads * c->head_dim),
+                       .vocab = c->vocab};
     TRY(s->model->ops->stream_open(&s->stream, &sl));
-    /* Keys end within the context; a prefix may begin and end inside a page, the own tokens end inside one. */
+    /* Keys end within the context; a prefix may begin and end inside a page, own tokens end inside one. */
     int32_t entries = pages_for(c->context_max) + 2 * l->prefixes + 1;
     BatchLimits bl = {l->rows, l->seqs, l->seqs * (l->prefixes + 1), l->seqs * entries};
     TRY(batch_open(&s->batch, s->model, s->pool, &bl, false));
@@ -102,8 +108,10 @@ Status scheduler_open(Scheduler **out, const Model *m, PagePool *pool, const Sch
     s->limits = *limits;
     Status st = open_lists(s);
     if (!st) st = open_passes(s);
-    if (st) scheduler_close(s);
-    else *out = s;
+    if (st)
+        scheduler_close(s);
+    else
+        *out = s;
     return st;
 }
 
@@ -147,17 +155,18 @@ static int32_t first_position(const Request *r) {
 }
 
 static Status check_form(const Scheduler *s, const Request *r) {
-    NEED(r->n >= 1 && r->new_max >= 1, ST_ARG, "a request with %d prompt tokens and %d new ones: at least 1 of each", r->n,
-         r->new_max);
-    NEED(r->prefixes >= 0 && r->prefixes <= s->limits.prefixes, ST_ARG, "%d prefixes in a request, the scheduler takes %d",
-         r->prefixes, s->limits.prefixes);
-    NEED(r->topk >= 0 && r->topk <= s->limits.topk, ST_ARG, "%d log-probabilities per token asked, the scheduler gives %d",
-         r->topk, s->limits.topk);
+    NEED(r->n >= 1 && r->new_max >= 1, ST_ARG,
+         "a request with %d prompt tokens and %d new ones: at least 1 of each", r->n, r->new_max);
+    NEED(r->prefixes >= 0 && r->prefixes <= s->limits.prefixes, ST_ARG,
+         "%d prefixes in a request, the scheduler takes %d", r->prefixes, s->limits.prefixes);
+    NEED(r->topk >= 0 && r->topk <= s->limits.topk, ST_ARG,
+         "%d log-probabilities per token asked, the scheduler gives %d", r->topk, s->limits.topk);
     for (int32_t i = 0; i < r->n; i++)
-        NEED(r->token[i] >= 0 && r->token[i] < s->model->cfg.vocab, ST_ARG, "prompt token %d is %d: 0 to %d", i, r->token[i],
-             s->model->cfg.vocab - 1);
+        NEED(r->token[i] >= 0 && r->token[i] < s->model->cfg.vocab, ST_ARG, "prompt token %d is %d: 0 to %d",
+             i, r->token[i], s->model->cfg.vocab - 1);
     int32_t start = prefix_start(r->prefix, r->prefixes);
-    NEED(r->pos < 0 || r->pos >= start, ST_ARG, "position %d lies inside the prefixes, which end at %d", r->pos, start);
+    NEED(r->pos < 0 || r->pos >= start, ST_ARG, "position %d lies inside the prefixes, which end at %d",
+         r->pos, start);
     return sampling_check(&r->sampling);
 }
 
@@ -175,12 +184,14 @@ static int64_t prefix_pages(const Request *r) {
 static Status check_room(const Scheduler *s, const Request *r) {
     int64_t end = first_position(r) + (int64_t)r->n + r->new_max, context = s->model->cfg.context_max;
     NEED(end <= context, ST_ARG,
-         "a prompt of %d tokens from position %d with up to %d new ones ends at %lld, the model's context at %lld; shorten either",
+         "a prompt of %d tokens from position %d with up to %d new ones ends at %lld, the model's context at "
+         "%lld; shorten either",
          r->n, first_position(r), r->new_max, (long long)end, (long long)context);
     int64_t need = pages_for(rows_stored(r)) + prefix_pages(r), have = pool_pages(s->pool);
     NEED(need <= have, ST_ARG,
-         "a request for %d + %d tokens needs %lld pages with its prefixes, the pool has %lld; make the pool larger", r->n,
-         r->new_max, (long long)need, (long long)have);
+         "a request for %d + %d tokens needs %lld pages with its prefixes, the pool has %lld; make the pool "
+         "larger",
+         r->n, r->new_max, (long long)need, (long long)have);
     return ST_OK;
 }
 
@@ -242,7 +253,8 @@ static void finish(Scheduler *s, Entry *e, Finish how) {
     release(s, e);
 }
 
-/* Takes the first entry that must go out of a list; NULL: none. The caller delivers after the list is whole again. */
+/* Takes the first entry that must go out of a list; NULL: none. The caller delivers after the list is whole
+ * again. */
 static Entry *take_cancelled(Entry **list, int32_t *n) {
     for (int32_t i = 0; i < *n; i++) {
         Entry *e = list[i];
@@ -268,8 +280,10 @@ static void drop_done(Scheduler *s) {
     int32_t kept = 0;
     for (int32_t i = 0; i < s->runs; i++) {
         Entry *e = s->running[i];
-        if (e->done) release(s, e);
-        else s->running[kept++] = e;
+        if (e->done)
+            release(s, e);
+        else
+            s->running[kept++] = e;
     }
     s->runs = kept;
 }
@@ -289,7 +303,8 @@ static Status admit(Scheduler *s) {
     s->queued -= taken;
     memmove(s->queue, s->queue + taken, (size_t)s->queued * sizeof *s->queue);
     if (st == ST_FULL && s->runs > 0) return ST_OK; /* what runs will free some */
-    return st ? status_prefix(st, "the next request cannot start and nothing runs that would free pages") : ST_OK;
+    return st ? status_prefix(st, "the next request cannot start and nothing runs that would free pages")
+              : ST_OK;
 }
 
 static bool decoding(const Entry *e) {
@@ -303,8 +318,8 @@ static Status add_rows(Scheduler *s, Entry *e, const int32_t *token, int32_t n) 
     return ST_OK;
 }
 
-/* The next token of e follows from the row that was added last. Rows that want candidates are kept in front, because
- * the sampler ranks only those. */
+/* The next token of e follows from the row that was added last. Rows that want candidates are kept in front,
+ * because the sampler ranks only those. */
 static void decide(Scheduler *s, Entry *e) {
     int32_t at = s->decideds++;
     while (e->r.topk > 0 && at > 0 && s->decided[at - 1]->r.topk == 0) {
