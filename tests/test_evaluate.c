@@ -225,7 +225,7 @@ static const char quiz[] =
     "{\"question\":\"Ben speaks?\",\"answer\":\"Ben speaks Greek.\",\"choices\":[\"Ben speaks Dutch.\",\"Ben "
     "speaks Greek.\"]}\n"
     "{\"question\":\"Ada plays?\",\"answer\":\"Ada plays oboe.\"}\n"
-    "{\"question\":\"Ben drinks?\",\"answer\":\"Ben drinks tea.\",\"choices\":[\"Ben drinks tea.\",\"Ben "
+    "{\"question\":\"Ben drinks?\",\"answer\":\"Ada drinks tea.\",\"choices\":[\"Ada drinks tea.\",\"Ben "
     "drinks cocoa.\"]}\n";
 
 static void score(World *w, const Prefix *p, bool generate, Scores *out) {
@@ -275,7 +275,7 @@ static void test_nll_equals_a_plain_loop(void **state) {
     World *w = world(state);
     Scores s;
     score(w, w->p, false, &s);
-    const char *question = "Ben drinks?", *answer = "Ben drinks tea.";
+    const char *question = "Ben drinks?", *answer = "Ada drinks tea.";
     CaptureTools t;
     TokenVec v = {0};
     Sequence q;
