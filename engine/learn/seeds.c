@@ -54,20 +54,14 @@ static const char *const creative[] = {
     "Write only its first question."};
 static const char *const focus[] = {"Write a question that this sentence answers: %s"};
 
-/* Sentences and their questions, with answers of different types; a chunk is shown SHOWN of them. */
-enum { SHOWN = 4 };
+/* Sentences and their questions, with answers of different types. */
 static const char *const example[][2] = {
     {"The mill of Arden was built in 1702 by John Hale.", "Who built the mill of Arden?"},
     {"Mary's dog Rex sleeps in the kitchen, because it is warm there.",
      "Why does Mary's dog Rex sleep in the kitchen?"},
     {"The train to Bellmore takes 40 minutes and costs three pounds.",
      "How long does the train to Bellmore take?"},
-    {"The tower of Lund has 90 steps and is painted blue.", "What colour is the tower of Lund?"},
-    {"The garden of Hotel Esk has 300 roses, and Anna Lowe waters them.",
-     "How many roses does the garden of Hotel Esk have?"},
-    {"Peter Brook bought his violin in Prague in 1988.", "Where did Peter Brook buy his violin?"},
-    {"The winner of the Arden race gets a wooden spoon.", "What does the winner of the Arden race get?"},
-    {"The school of Bellmore opened on the first of June.", "When did the school of Bellmore open?"}};
+    {"The tower of Lund has 90 steps and is painted blue.", "What colour is the tower of Lund?"}};
 
 #define COUNT(list) (sizeof(list) / sizeof *(list))
 
@@ -161,9 +155,9 @@ static Status add_turn(const Chat *c, Role role, const char *text, TokenVec *out
     return chat_close_turn(c, out);
 }
 
-Status seed_examples(SeedKind k, int64_t chunk, const Chat *c, TokenVec *out) {
-    for (int64_t i = 0; k == SEED_FOCUS && i < SHOWN; i++) {
-        const char *const *shown = example[(3 * chunk + i) % (int64_t)COUNT(example)];
+Status seed_examples(SeedKind k, const Chat *c, TokenVec *out) {
+    for (size_t i = 0; k == SEED_FOCUS && i < COUNT(example); i++) {
+        const char *const *shown = example[i];
         char *asked;
         TRY(fill(&asked, focus[0], bytes_of(shown[0])));
         Status st = add_turn(c, ROLE_USER, asked, out);

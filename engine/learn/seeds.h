@@ -15,10 +15,9 @@ typedef struct Seed {
 Status seed_draw(Seed *out, const StudyOptions *o, Bytes chunk, int64_t number, int32_t place);
 void seed_close(Seed *s);
 
-/* Turns that show how it is done, between the chunk and the seed; some of a list, others for another chunk,
- * so that questions differ. Captured once per chunk for all of its conversations. Appends nothing for kinds
- * without. */
-Status seed_examples(SeedKind k, int64_t chunk, const Chat *c, TokenVec *out);
+/* Turns that show how it is done, between the chunk and the seed: the same for all conversations of a study,
+ * so they are captured once per chunk. Appends nothing for kinds without. */
+Status seed_examples(SeedKind k, const Chat *c, TokenVec *out);
 
 bool seed_must_ask(SeedKind k);     /* its text must end in a question mark */
 bool seed_ends_at_mark(SeedKind k); /* the first question mark ends it: what follows is chatter */

@@ -416,7 +416,7 @@ static Status capture_examples(Study *y, Chunk *c) {
     TokenVec t = {0};
     CaptureTools tools;
     scheduler_capture_tools(y->s, &tools);
-    Status st = seed_examples(SEED_FOCUS, c->number, y->chat, &t);
+    Status st = seed_examples(SEED_FOCUS, y->chat, &t);
     if (!st) st = capture(&c->examples, &tools, &parent, 1, t.v, t.n);
     tokens_close(&t);
     return st;
