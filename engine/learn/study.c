@@ -80,7 +80,7 @@ StudyOptions study_defaults(void) {
         .rounds = 1,
         .question_max = 48,
         .answer_max = 64,
-        .question_temperature = 0.5f,
+        .question_temperature = 0.7f,
         .topk = 20,
         .mass = 0.99f,
         .answer_floor = -0.7f,
