@@ -16,7 +16,7 @@ const Option study_rows[STUDY_ROWS] = {
     {"per-chunk", 0, OPTION_WHOLE, "N", "16", 1, 4096, GROUP,
      "conversations about one chunk, which is read once for all", AT(per_chunk), false},
     {"seeds", 0, OPTION_TEXT, "LIST", NULL, 0, 0, GROUP,
-     "kinds of questions with weights, as question=1,focus=3 (the default); also structuring, summarization, "
+     "kinds of questions with weights, as question=1,focus=3; default: focus; also structuring, summarization, "
      "use-case, creative",
      AT(seeds), false},
     {"questions", 0, OPTION_TEXT, "FILE", NULL, 0, 0, GROUP,
