@@ -13,39 +13,8 @@
 
 #include "kernels/attn_plan_cpu.h"
 #include "kernels/base/random.h"
+#include "tests/count_allocations.h"
 #include "tests/test.h"
-
-/* ---- allocation, counted by the linker's --wrap ---- */
-
-static int64_t allocations;
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-void *__real_aligned_alloc(size_t align, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_aligned_alloc(size_t align, size_t n);
-
-void *__wrap_malloc(size_t n) {
-    allocations++;
-    return __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t size) {
-    allocations++;
-    return __real_calloc(n, size);
-}
-
-void *__wrap_realloc(void *p, size_t n) {
-    allocations++;
-    return __real_realloc(p, n);
-}
-
-void *__wrap_aligned_alloc(size_t align, size_t n) {
-    allocations++;
-    return __real_aligned_alloc(align, n);
-}
 
 /* ---- memory and values ---- */
 
@@ -648,9 +617,9 @@ static int64_t allocations_of(int i) {
     Out out = {0, malloc(sizeof(float) * OUT_MAX)};
     Bench b = {.ops = &ops_cpu, .out = &out};
     assert_ok(ops_cpu.stream_open(&b.stream, &(StreamLimits){400, 1024, 6000}));
-    int64_t before = allocations, tensors = blocks;
+    int64_t before = allocations_so_far(), tensors = blocks;
     cases[i].run(&b);
-    int64_t made = allocations - before - (blocks - tensors);
+    int64_t made = allocations_so_far() - before - (blocks - tensors);
     ops_cpu.stream_close(b.stream);
     free_all();
     free(out.x);

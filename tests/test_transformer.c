@@ -10,6 +10,7 @@
 #include "engine/memory/cartridge.h"
 #include "kernels/base/random.h"
 #include "kernels/host.h"
+#include "tests/count_allocations.h"
 #include "tests/rig.h"
 
 typedef struct Case {
@@ -563,33 +564,6 @@ static void test_opening_without_memory_leaks_nothing(void **state) {
     tiny_model_close(m);
 }
 
-/* How often this program's own code asked for memory: the linker sends its calls here. */
-static int64_t allocations;
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-void *__real_aligned_alloc(size_t align, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_aligned_alloc(size_t align, size_t n);
-void *__wrap_malloc(size_t n) {
-    allocations++;
-    return __real_malloc(n);
-}
-void *__wrap_calloc(size_t n, size_t size) {
-    allocations++;
-    return __real_calloc(n, size);
-}
-void *__wrap_realloc(void *p, size_t n) {
-    allocations++;
-    return __real_realloc(p, n);
-}
-void *__wrap_aligned_alloc(size_t align, size_t n) {
-    allocations++;
-    return __real_aligned_alloc(align, n);
-}
-
 static void test_a_pass_allocates_nothing(void **state) {
     Case *c = *state;
     for (int training = 0; training < 2; training++) {
@@ -608,7 +582,7 @@ static void test_a_pass_allocates_nothing(void **state) {
         g.all.data = calloc(1, tensor_bytes(g.all));
         rig_run(&r, p.talk, 3);
         if (training) batch_learn(r.batch, p.prefix[0], 0);
-        int64_t before = allocations;
+        int64_t before = allocations_so_far();
         assert_ok(batch_upload(r.batch, r.stream));
         assert_ok(forward(r.model, r.batch, r.acts, r.stream));
         if (training) {
@@ -617,7 +591,7 @@ static void test_a_pass_allocates_nothing(void **state) {
         } else {
             assert_ok(forward_logits(r.model, r.acts, row, 2, &logits, r.stream));
         }
-        assert_int_equal(allocations, before);
+        assert_int_equal(allocations_so_far(), before);
         free(g.all.data);
         close_party(&p);
         rig_close(&r);

@@ -42,8 +42,10 @@ const Option study_rows[STUDY_ROWS] = {
      "keep questions that share no word with the chunk", AT(keep_unrelated), false},
     {"keep-cut", 0, OPTION_FLAG, NULL, NULL, 0, 0, GROUP, "keep answers that ran into their limit",
      AT(keep_cut), false},
-    {"no-openings", 0, OPTION_FLAG, NULL, NULL, 0, 0, GROUP, "do not force the first words of questions",
-     AT(no_openings), false},
+    {"openings", 0, OPTION_FLAG, NULL, NULL, 0, 0, GROUP,
+     "force the first words of questions: more kinds of answers, more of them made up", AT(openings), false},
+    {"keep-invented", 0, OPTION_FLAG, NULL, NULL, 0, 0, GROUP,
+     "keep questions and answers with names or numbers that the chunk lacks", AT(keep_invented), false},
 };
 
 static Status add_seed(StudyOptions *o, const char *p, size_t n) {
@@ -87,7 +89,8 @@ Status study_options(const StudyArgs *a, uint64_t seed, StudyOptions *out) {
     TRY(read_seeds(&o, a->seeds));
     if (a->instruction) o.instruction = a->instruction;
     o.questions_path = a->questions;
-    o.force_openings = o.force_openings && !a->no_openings;
+    o.force_openings = a->openings;
+    o.drop_invented = !a->keep_invented;
     o.rounds = (int32_t)a->rounds;
     o.question_max = (int32_t)a->question_tokens;
     o.answer_max = (int32_t)a->answer_tokens;

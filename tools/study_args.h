@@ -11,11 +11,11 @@ typedef struct StudyArgs {
     Range chunk;
     int32_t border; /* ChunkBorder */
     double question_temperature, mass, answer_floor, overlap;
-    bool keep_unrelated, keep_cut, no_openings;
+    bool keep_unrelated, keep_invented, keep_cut, openings;
 } StudyArgs;
 
 extern const Option study_rows[];
-enum { STUDY_ROWS = 18 };
+enum { STUDY_ROWS = 19 };
 
 /* The study's options from the arguments. ST_ARG names a kind of seed that does not exist. */
 Status study_options(const StudyArgs *a, uint64_t seed, StudyOptions *out);
