@@ -172,22 +172,16 @@ static Status answer_one(Talk *t) {
 
 static Status open_talk(Talk *t) {
     const Args *a = t->a;
+    int64_t held;
     SessionLimits l = {.held_rows = KV_PAGE,
                        .seqs = 1,
                        .seq_rows = (int32_t)(a->context + a->max_tokens),
                        .pass_rows = JOB_PASS_ROWS};
-    for (int32_t i = 0; i < a->cartridge.n; i++) {
-        CartridgeInfo info;
-        TRY(cartridge_info_read(&info, a->cartridge.v[i]));
-        l.held_rows += info.rows + KV_PAGE;
-        cartridge_info_close(&info);
-    }
+    TRY(cartridge_rows(&a->cartridge, &held));
+    l.held_rows += held;
     TRY(session_open(&t->s, a->model, &l));
-    for (int32_t i = 0; i < a->cartridge.n; i++) {
-        TRY(session_cartridge(&t->s, a->cartridge.v[i], &t->cartridge[i]));
-        t->prefix[i] = t->cartridge[i]->prefix;
-        t->cartridges++;
-    }
+    TRY(session_cartridges(&t->s, &a->cartridge, t->cartridge, &t->cartridges));
+    for (int32_t i = 0; i < t->cartridges; i++) t->prefix[i] = t->cartridge[i]->prefix;
     return begin(t);
 }
 

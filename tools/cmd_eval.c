@@ -81,6 +81,7 @@ static Status load_sets(Job *j) {
 
 static Status open_all(Job *j) {
     const Args *a = j->a;
+    int64_t held;
     TRY(load_sets(j));
     if (a->corpus) TRY(corpus_open(&j->corpus, a->corpus));
     SessionLimits l = {.held_rows = 64 * KV_PAGE,
@@ -88,17 +89,10 @@ static Status open_all(Job *j) {
                        .seq_rows = SETS_ROWS + (int32_t)a->answer_tokens,
                        .pass_rows = JOB_PASS_ROWS};
     if (j->corpus) l.held_rows += 2 * job_corpus_rows(a->model, j->corpus);
-    for (int32_t i = 0; i < a->cartridge.n; i++) {
-        CartridgeInfo info;
-        TRY(cartridge_info_read(&info, a->cartridge.v[i]));
-        l.held_rows += info.rows + KV_PAGE;
-        cartridge_info_close(&info);
-    }
+    TRY(cartridge_rows(&a->cartridge, &held));
+    l.held_rows += held;
     TRY(session_open(&j->s, a->model, &l));
-    for (int32_t i = 0; i < a->cartridge.n; i++) {
-        TRY(session_cartridge(&j->s, a->cartridge.v[i], &j->cartridge[i]));
-        j->cartridges++;
-    }
+    TRY(session_cartridges(&j->s, &a->cartridge, j->cartridge, &j->cartridges));
     return ST_OK;
 }
 

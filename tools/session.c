@@ -44,7 +44,20 @@ Status session_capture(Session *s, Bytes text, int32_t rows, Prefix **out) {
     return st;
 }
 
-Status session_cartridge(Session *s, const char *path, Cartridge **out) {
-    return cartridge_open(out, path, s->model, s->tokenizer_hex, chat_family(s->chat), s->pool,
-                          s->capture.stream);
+Status cartridge_rows(const TextList *paths, int64_t *rows) {
+    *rows = 0;
+    for (int32_t i = 0; i < paths->n; i++) {
+        CartridgeInfo info;
+        TRY(cartridge_info_read(&info, paths->v[i]));
+        *rows += info.rows + KV_PAGE;
+        cartridge_info_close(&info);
+    }
+    return ST_OK;
+}
+
+Status session_cartridges(Session *s, const TextList *paths, Cartridge **out, int32_t *n) {
+    for (*n = 0; *n < paths->n; ++*n)
+        TRY(cartridge_open(&out[*n], paths->v[*n], s->model, s->tokenizer_hex, chat_family(s->chat), s->pool,
+                           s->capture.stream));
+    return ST_OK;
 }

@@ -6,6 +6,7 @@
 #include "engine/run/scheduler.h"
 #include "engine/text/chat.h"
 #include "engine/transformer/capture.h"
+#include "tools/options.h"
 
 typedef struct Session {
     Model *model;
@@ -28,6 +29,9 @@ void session_close(Session *s);
 
 /* A prefix from a text: the whole of it (rows 0) or its first rows. */
 Status session_capture(Session *s, Bytes text, int32_t rows, Prefix **out);
-Status session_cartridge(Session *s, const char *path, Cartridge **out);
+/* Rows that these cartridge files will hold, for SessionLimits; opens none of them. */
+Status cartridge_rows(const TextList *paths, int64_t *rows);
+/* Opens them in order; *n counts those that are open, also when one fails: the caller closes them. */
+Status session_cartridges(Session *s, const TextList *paths, Cartridge **out, int32_t *n);
 
 #endif
