@@ -150,6 +150,8 @@ const Command cmd_inspect = {.name = "inspect",
                              .usage = "inspect FILE|DIR [-m DIR] [options]",
                              .summary =
                                  "what a cartridge or model folder is, and whether the two belong together",
+                             .operands = "FILE|DIR",
+                             .operands_max = 1,
                              .table = {{rows, OPTION_COUNT(rows)}},
                              .at = {0},
                              .bytes = sizeof(Args),

@@ -16,6 +16,8 @@ typedef struct Common {
 enum { TABLES_MAX = 3 };
 typedef struct Command {
     const char *name, *usage, *summary;
+    const char *operands; /* what may stand beside options, as the usage writes it: "FILE...", "train|serve" */
+    int32_t operands_max; /* how many of them; more is an error */
     OptionTable table[TABLES_MAX]; /* unused ones empty */
     size_t at[TABLES_MAX];         /* where in the command's struct each table's values go */
     size_t bytes;                  /* of the struct */
@@ -23,6 +25,8 @@ typedef struct Command {
     Status (*run)(const void *options, const Common *common, const TextList *rest, const Watch *watch,
                   int *code);
 } Command;
+
+extern const Command *const commands[]; /* ends in NULL */
 
 extern const Command cmd_synth, cmd_train, cmd_eval, cmd_chat, cmd_inspect, cmd_demo;
 

@@ -1,4 +1,4 @@
-/* main.c -- the program: a table of commands, and nothing else that thinks. */
+/* main.c -- the program: finds the command, reads its options, runs it. The commands stand in commands.c. */
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,10 +8,6 @@
 #include "build_info.h"
 #include "tools/command.h"
 #include "tools/progress.h"
-
-static const Command *const commands[] = {&cmd_demo, &cmd_synth, &cmd_train,
-                                          &cmd_eval, &cmd_chat,  &cmd_inspect};
-enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 static const Option common_rows[] = {
     {"threads", 0, OPTION_WHOLE, "N", "0", 0, 1024, "common", "CPU threads; 0: as many as there are cores",
@@ -31,7 +27,7 @@ static const OptionTable common_table = {common_rows, OPTION_COUNT(common_rows)}
 static void print_program_help(void) {
     printf("cartridge - train small KV caches for long documents, and answer from them\n\n"
            "usage: cartridge <command> [options]\n\n");
-    for (int i = 0; i < COMMANDS; i++) printf("  %-9s %s\n", commands[i]->name, commands[i]->summary);
+    for (int i = 0; commands[i]; i++) printf("  %-9s %s\n", commands[i]->name, commands[i]->summary);
     printf("\n'cartridge <command> --help' lists a command's options; 'cartridge --version' says what was "
            "built.\n");
 }
@@ -72,6 +68,9 @@ static int run_command(const Command *c, int argc, char **argv) {
     if (!st && common.help) {
         printf("usage: cartridge %s\n\n%s\n", c->usage, c->summary);
         options_print(table, n);
+    } else if (!st && rest.n > c->operands_max) {
+        st = status_fail(ST_ARG, __FILE__, __LINE__, "\"%s\" is one argument too many; usage: cartridge %s",
+                         rest.v[c->operands_max], c->usage);
     } else if (!st) {
         if (common.threads) omp_set_num_threads((int)common.threads);
         const Watch *watch = progress_start(common.quiet ? PROGRESS_NEVER : (ProgressMode)common.progress);
@@ -83,9 +82,11 @@ static int run_command(const Command *c, int argc, char **argv) {
 }
 
 static int unknown_command(const char *name) {
-    const char *words[COMMANDS];
-    for (int i = 0; i < COMMANDS; i++) words[i] = commands[i]->name;
-    const char *near = nearest_word(name, words, COMMANDS);
+    enum { WORDS = 64 };
+    const char *words[WORDS];
+    int n = 0;
+    for (; commands[n] && n < WORDS; n++) words[n] = commands[n]->name;
+    const char *near = nearest_word(name, words, n);
     fprintf(stderr, "cartridge: no command \"%s\"%s%s%s\n", name, near ? "; did you mean " : "",
             near ? near : "", near ? "?" : "");
     return EXIT_USAGE;
@@ -96,7 +97,7 @@ int main(int argc, char **argv) {
     if (!strcmp(name, "--version")) return print_version(), EXIT_DONE;
     if (!strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h"))
         return print_program_help(), EXIT_DONE;
-    for (int i = 0; i < COMMANDS; i++)
+    for (int i = 0; commands[i]; i++)
         if (!strcmp(commands[i]->name, name)) return run_command(commands[i], argc - 2, argv + 2);
     return unknown_command(name);
 }
