@@ -112,6 +112,23 @@ static void run_linear_back(OpsRig *r, const void *shape) {
     ops_rig_take(r, "dx +=", COARSE, sum);
 }
 
+/* Logits are kept as sums are; so are the gradients that come back from them, and those of queries and keys. */
+static void run_linear_real(OpsRig *r, const void *shape) {
+    const Sizes *z = shape;
+    Tensor x = NORMAL(r, r->act, 1, 1 / sqrt((double)z->in), z->rows, z->in),
+           w = NORMAL(r, DT_BF16, 2, 1, z->out, z->in), y = BLANK(r, r->real, z->rows, z->out);
+    ops_rig_linear(r, (LinearArgs){.y = y, .x = x, .w = w});
+    ops_rig_take(r, "y", FINE, y);
+}
+
+static void run_linear_back_real(OpsRig *r, const void *shape) {
+    const Sizes *z = shape;
+    Tensor dy = NORMAL(r, r->real, 1, 1 / sqrt((double)z->out), z->rows, z->out),
+           w = NORMAL(r, DT_BF16, 2, 1, z->out, z->in), dx = BLANK(r, r->act, z->rows, z->in);
+    ops_rig_linear_back(r, (LinearBackArgs){dx, dy, w, false});
+    ops_rig_take(r, "dx", COARSE, dx);
+}
+
 /* ---- elements ---- */
 
 /* `in` heads of size `out`. */
@@ -477,7 +494,11 @@ const OpsCase ops_cases[] = {
     {"linear, one row", run_linear, SIZES(1, 152, 203), 4},
     {"linear, odd", run_linear, SIZES(33, 65, 131), 4},
     {"linear, tiles", run_linear, SIZES(130, 320, 70), 8},
+    {"linear, few rows", run_linear, SIZES(3, 320, 70), 4},
+    {"linear, sixteen rows", run_linear, SIZES(16, 96, 41), 4},
+    {"linear to logits", run_linear_real, SIZES(9, 64, 53), 4},
     {"linear_back", run_linear_back, SIZES(5, 64, 48), 4},
+    {"linear_back of sums", run_linear_back_real, SIZES(70, 64, 48), 4},
     {"linear_back, one row", run_linear_back, SIZES(1, 152, 203), 4},
     {"linear_back, odd", run_linear_back, SIZES(33, 65, 131), 4},
     {"linear_back, tiles", run_linear_back, SIZES(130, 320, 70), 8},

@@ -2,7 +2,8 @@
  *
  * Device memory is host memory of exactly the size asked for, so that ASan sees the first byte behind it, and starts
  * as NaN. Work on a stream runs at once, unless the stream captures a graph: then it is recorded and runs at each
- * launch of the graph. Concurrency between streams is not modelled. */
+ * launch of the graph. Concurrency between streams is not modelled. A kernel can be made to fault: then, as on a GPU,
+ * nothing queued behind it runs and every later call reports the fault. */
 #include <map>
 #include <mutex>
 
@@ -17,21 +18,52 @@ struct CUevent_st { double milliseconds; };
 namespace simt {
 RuntimeOptions runtime;
 
-static std::map<const void *, size_t> block_bytes; /* live device blocks */
+static bool memory_fails() {
+    return runtime.fail_at > 0 && --runtime.fail_at == 0;
+}
+
+static std::map<const void *, size_t> block_bytes, pinned_bytes; /* live blocks, on the device and on the host */
+
+static bool lies_in(const std::map<const void *, size_t> &blocks, const void *p) {
+    auto after = blocks.upper_bound(p);
+    if (after == blocks.begin()) return false;
+    --after;
+    return (const char *)p < (const char *)after->first + after->second;
+}
+
 static size_t bytes_live;
-static int opens;
 static std::mutex memory_lock;
+static cudaError_t fault; /* sticky */
 
 cudaError_t submit(cudaStream_t stream, std::function<void()> work) {
     if (stream && stream->recording)
         stream->recording->push_back(std::move(work));
-    else
+    else if (!fault)
         work();
     return cudaSuccess;
 }
 
+bool launch_faults() {
+    if (runtime.fault_at > 0 && --runtime.fault_at == 0) fault = cudaErrorIllegalAddress;
+    return fault != cudaSuccess;
+}
+
+void device_reset() {
+    fault = cudaSuccess;
+}
+
+/* The driver's call that writes a word when the stream gets there. */
+static int write_value(cudaStream_t stream, uintptr_t to, uint32_t value, unsigned) {
+    submit(stream, [=] { *(volatile uint32_t *)to = value; });
+    return 0;
+}
+
 size_t device_bytes_live() {
     return bytes_live;
+}
+
+size_t device_blocks_live() {
+    return block_bytes.size() + pinned_bytes.size();
 }
 } // namespace simt
 
@@ -55,6 +87,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
 }
 cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr attribute, int) {
     switch (attribute) {
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *v = SHARED_MAX; return cudaSuccess;
     case cudaDevAttrComputeCapabilityMajor: *v = runtime.compute / 10; return cudaSuccess;
     case cudaDevAttrComputeCapabilityMinor: *v = runtime.compute % 10; return cudaSuccess;
     case cudaDevAttrMultiProcessorCount: *v = runtime.processors; return cudaSuccess;
@@ -62,7 +95,7 @@ cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr attribute, int) {
     }
 }
 cudaError_t cudaDriverGetVersion(int *v) {
-    *v = CUDART_VERSION;
+    *v = runtime.driver;
     return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int *v) {
@@ -73,24 +106,41 @@ cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int) {
     return cudaSuccess;
 }
 const char *cudaGetErrorString(cudaError_t e) {
-    return e == cudaSuccess ? "no error" : e == cudaErrorMemoryAllocation ? "out of memory" : "emulated error";
+    switch (e) {
+    case cudaSuccess: return "no error";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
+    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    default: return "emulated error";
+    }
 }
 const char *cudaGetErrorName(cudaError_t e) {
-    return e == cudaSuccess ? "cudaSuccess" : e == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : "cudaErrorUnknown";
+    switch (e) {
+    case cudaSuccess: return "cudaSuccess";
+    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+    case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
+    case cudaErrorNoDevice: return "cudaErrorNoDevice";
+    default: return "cudaErrorUnknown";
+    }
 }
 cudaError_t cudaGetLastError() {
-    cudaError_t e = runtime.pending;
-    runtime.pending = cudaSuccess;
-    return e;
+    return fault;
 }
 cudaError_t cudaPeekAtLastError() {
-    return runtime.pending;
+    return fault;
+}
+cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **out, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult *found) {
+    bool known = !strcmp(symbol, "cuStreamWriteValue32");
+    *out = known ? (void *)write_value : nullptr;
+    *found = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+    return cudaSuccess;
 }
 
 cudaError_t cudaMalloc(void **out, size_t bytes) {
     std::lock_guard<std::mutex> hold(memory_lock);
     *out = nullptr;
-    if (++opens == runtime.fail_at || bytes_live + bytes > runtime.memory) return cudaErrorMemoryAllocation;
+    if (memory_fails() || bytes_live + bytes > runtime.memory) return cudaErrorMemoryAllocation;
     if (posix_memalign(out, 256, bytes ? bytes : 1)) return cudaErrorMemoryAllocation;
     memset(*out, 0xFF, bytes);
     block_bytes[*out] = bytes;
@@ -108,10 +158,24 @@ cudaError_t cudaFree(void *p) {
     return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void **out, size_t bytes) {
-    return posix_memalign(out, 256, bytes ? bytes : 1) ? cudaErrorMemoryAllocation : cudaSuccess;
+    std::lock_guard<std::mutex> hold(memory_lock);
+    *out = nullptr;
+    if (memory_fails() || posix_memalign(out, 256, bytes ? bytes : 1)) return cudaErrorMemoryAllocation;
+    pinned_bytes[*out] = bytes;
+    return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void *p) {
+    std::lock_guard<std::mutex> hold(memory_lock);
+    if (p && !pinned_bytes.erase(p)) fail("cudaFreeHost(%p): not an address that cudaMallocHost gave", p);
     free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *a, const void *p) {
+    std::lock_guard<std::mutex> hold(memory_lock);
+    memset(a, 0, sizeof *a);
+    a->type = lies_in(block_bytes, p)    ? cudaMemoryTypeDevice
+              : lies_in(pinned_bytes, p) ? cudaMemoryTypeHost
+                                         : cudaMemoryTypeUnregistered;
     return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t *left, size_t *total) {
@@ -121,6 +185,10 @@ cudaError_t cudaMemGetInfo(size_t *left, size_t *total) {
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
     return submit(stream, [=] { memcpy(to, from, bytes); });
+}
+cudaError_t cudaMemset(void *to, int value, size_t bytes) {
+    memset(to, value, bytes);
+    return cudaGetLastError();
 }
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {
     return submit(stream, [=] { memset(to, value, bytes); });
@@ -157,7 +225,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned l
     return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t) {
-    for (const auto &work : g->work) work();
+    for (const auto &work : g->work)
+        if (!fault) work();
     return cudaGetLastError();
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t g) {
@@ -169,9 +238,12 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g) {
     return cudaSuccess;
 }
 
-cudaError_t cudaEventCreate(cudaEvent_t *out) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned) {
     *out = new CUevent_st{0};
     return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t *out) {
+    return cudaEventCreateWithFlags(out, 0);
 }
 cudaError_t cudaEventDestroy(cudaEvent_t e) {
     delete e;

@@ -11,11 +11,14 @@ struct RuntimeOptions {
     int compute = 80;      /* compute capability times ten */
     int processors = 4;    /* SMs: persistent kernels size their grid by it */
     size_t memory = (size_t)4 << 30;
-    int fail_at = 0;       /* the n-th cudaMalloc from now on fails; 0: none */
-    cudaError_t pending = cudaSuccess; /* what the next cudaGetLastError reports */
+    int driver = CUDART_VERSION; /* what the driver supports; 0: there is no driver */
+    int fail_at = 0;  /* the n-th call for memory (device or pinned) from now on fails; 0: none */
+    int fault_at = 0; /* the n-th kernel from now on faults; 0: none */
 };
 extern RuntimeOptions runtime;
 size_t device_bytes_live();
+size_t device_blocks_live(); /* device and pinned */
+void device_reset();         /* after a fault: as if the process began anew */
 } // namespace simt
 
 #endif

@@ -1,0 +1,59 @@
+/* test_ops_simt.c -- every operation of the CUDA backend, run by the emulator, against the reference.
+ *
+ * Each case of tests/ops_cases.c is a test, in order and under random schedules with several blocks at a time. An
+ * argument chooses the cases whose name contains it. Race detection and bounds are the business of how this program is
+ * built: once plainly, once with the thread sanitizer, once with the address sanitizer. */
+#include "kernels/cuda_device.h"
+#include "tests/ops_cases.h"
+#include "tests/simt/control.h"
+
+static const Ops *ops;
+
+static const SimtRun runs[] = {{"in order", 0, 1, 1}, {"at random", 1, 2, 3}};
+enum { RUNS = sizeof runs / sizeof *runs };
+
+static void test_agrees(void **state) {
+    const OpsCase *c = *state;
+    for (int i = 0; i < RUNS; i++) {
+        simt_control(&runs[i]);
+        ops_case_check(c, ops, DT_BF16);
+    }
+}
+
+static void test_refuses(void **state) {
+    simt_control(&runs[0]);
+    ops_case_spoil(*state, ops, DT_BF16);
+}
+
+static void test_repeats(void **state) {
+    simt_control(&runs[1]);
+    ops_case_repeat(*state, ops, DT_BF16);
+}
+
+static void test_layouts(void **state) {
+    (void)state;
+    ops_layouts_spoil(ops, DT_BF16);
+}
+
+enum { KINDS = 3, TESTS_MAX = 512 };
+static void (*const kinds[KINDS])(void **) = {test_agrees, test_refuses, test_repeats};
+static const char *const kind_name[KINDS] = {"agrees", "refuses spoiled arguments", "repeats its bits"};
+static struct CMUnitTest tests[TESTS_MAX];
+
+int main(int argc, char **argv) {
+    static char title[TESTS_MAX][96];
+    size_t n = 0;
+    if (cuda_ops(&ops, 0)) {
+        fprintf(stderr, "%s\n", status_message());
+        return 1;
+    }
+    for (int i = 0; i < ops_cases_count && n + KINDS < TESTS_MAX; i++) {
+        if (argc > 1 && !strstr(ops_cases[i].name, argv[1])) continue;
+        for (int k = 0; k < KINDS; k++, n++) {
+            snprintf(title[n], sizeof title[n], "%s %d %s", ops_cases[i].name, i, kind_name[k]);
+            tests[n] = (struct CMUnitTest){title[n], kinds[k], NULL, NULL, (void *)(uintptr_t)&ops_cases[i]};
+        }
+    }
+    if (argc == 1) tests[n++] = (struct CMUnitTest){"broken layouts are refused", test_layouts, NULL, NULL, NULL};
+    return _cmocka_run_group_tests("simt", tests, n, NULL, NULL);
+}
