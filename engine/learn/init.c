@@ -136,25 +136,6 @@ static Status make_prefix(Prefix **out, const CaptureTools *tools, const Chat *c
     return capture_text(out, tools, chat, o->text, o->rows);
 }
 
-static CartridgeInfo info_of(const Model *m, const Prefix *p, int32_t frozen) {
-    return (CartridgeInfo){
-        .version = CARTRIDGE_VERSION,
-        .layers = m->cfg.layers,
-        .kv_heads = m->cfg.kv_heads,
-        .head_dim = m->cfg.head_dim,
-        .rows = prefix_visible(p),
-        .frozen = frozen,
-        .pos_first = p->pos_first,
-        .pos_end = p->pos_end,
-        .rope_theta = m->cfg.rope_theta,
-        .rope_factor = m->cfg.rope_factor,
-        .learning_rate = (double)NAN,
-        .loss_first = (double)NAN,
-        .loss_last = (double)NAN,
-        .kl_heldout = (double)NAN,
-    };
-}
-
 Status cartridge_init(Cartridge **out, const CaptureTools *tools, const Chat *chat, const InitOptions *o) {
     *out = NULL;
     char init[65], tokenizer[65];
@@ -163,11 +144,10 @@ Status cartridge_init(Cartridge **out, const CaptureTools *tools, const Chat *ch
     TRY_TO(done, make_prefix(&p, tools, chat, o, init));
     NEED_TO(done, o->frozen >= 0 && o->frozen <= p->rows, ST_ARG, "%d frozen rows of %d: 0 to all", o->frozen,
             p->rows);
-    CartridgeInfo info = info_of(tools->model, p, o->frozen);
     digest_hex(tokenizer_digest(chat_tokenizer(chat)), tokenizer);
-    info.model = (char *)tools->model->fingerprint; /* borrowed: cartridge_new copies */
-    info.tokenizer = tokenizer;
-    info.template_family = (char *)chat_family(chat);
+    CartridgeInfo info = cartridge_info_for(tools->model, tokenizer, chat_family(chat));
+    info.rows = prefix_visible(p), info.frozen = o->frozen;
+    info.pos_first = p->pos_first, info.pos_end = p->pos_end;
     info.init = init;
     TRY_TO(done, cartridge_new(out, &info, p));
 done:

@@ -43,6 +43,7 @@ static const Field fields[] = {
     FIELD(corpus, FIELD_TEXT),
     FIELD(corpus_tokens, FIELD_I64),
     FIELD(init, FIELD_TEXT),
+    FIELD(parts, FIELD_TEXT),
     FIELD(steps, FIELD_I64),
     FIELD(conversations, FIELD_I64),
     FIELD(supervised_tokens, FIELD_I64),
@@ -81,6 +82,24 @@ Status cartridge_info_copy(CartridgeInfo *to, const CartridgeInfo *from) {
     return ST_OK;
 }
 
+CartridgeInfo cartridge_info_for(const Model *m, const char *tokenizer, const char *template_family) {
+    return (CartridgeInfo){
+        .version = CARTRIDGE_VERSION,
+        .layers = m->cfg.layers,
+        .kv_heads = m->cfg.kv_heads,
+        .head_dim = m->cfg.head_dim,
+        .model = (char *)(uintptr_t)m->fingerprint,
+        .tokenizer = (char *)(uintptr_t)tokenizer,
+        .template_family = (char *)(uintptr_t)template_family,
+        .rope_theta = m->cfg.rope_theta,
+        .rope_factor = m->cfg.rope_factor,
+        .learning_rate = (double)NAN,
+        .loss_first = (double)NAN,
+        .loss_last = (double)NAN,
+        .kl_heldout = (double)NAN,
+    };
+}
+
 /* ---- metadata ---- */
 
 /* All 17 digits: cJSON stops at 15 when that is close enough, and then the number read is not the one
@@ -117,7 +136,7 @@ static void write_field(cJSON *o, const CartridgeInfo *info, const Field *f) {
     }
 }
 
-static Status info_json(const CartridgeInfo *info, char **out) {
+Status cartridge_info_print(const CartridgeInfo *info, char **out) {
     cJSON *o = cJSON_CreateObject();
     for (int i = 0; o && i < FIELDS; i++) write_field(o, info, &fields[i]);
     *out = o ? cJSON_PrintUnformatted(o) : NULL;
@@ -167,7 +186,7 @@ static Status read_field(CartridgeInfo *info, const cJSON *o, const Field *f, co
     return ST_OK;
 }
 
-static Status parse_info(CartridgeInfo *info, const char *text, const char *path) {
+Status cartridge_info_parse(CartridgeInfo *info, const char *text, const char *path) {
     *info = (CartridgeInfo){0};
     cJSON *o;
     TRY(json_parse(&o, text, strlen(text), path));
@@ -193,7 +212,7 @@ static Status open_sealed(SafeFile **f, CartridgeInfo *info, const char *path) {
     const char *meta = safe_meta(*f, "cartridge");
     NEED_TO(failed, meta, ST_FORMAT, "%s: is a safetensors file, but not a cartridge", path);
     TRY_TO(failed, safe_verify(*f));
-    TRY_TO(failed, parse_info(info, meta, path));
+    TRY_TO(failed, cartridge_info_parse(info, meta, path));
     return ST_OK;
 failed:
     safe_close(*f);
@@ -264,18 +283,24 @@ static void layer_names(char key[32], char value[32], int32_t layer) {
     snprintf(value, 32, "layer.%d.value", layer);
 }
 
-static Status load_rows(Prefix *p, Stream *s, const SafeFile *f, const CartridgeInfo *info,
-                        const char *path) {
+/* A layer's keys and values, in the mapped file. */
+static Status find_layer(const SafeFile *f, const CartridgeInfo *info, int32_t layer, Tensor *key,
+                         Tensor *value) {
+    char kn[32], vn[32];
+    layer_names(kn, vn, layer);
+    TRY(safe_find(f, kn, key));
+    TRY(safe_find(f, vn, value));
+    NEED(tensor_is(*key, DT_BF16, info->kv_heads, info->rows, info->head_dim) &&
+             tensor_is(*value, DT_BF16, info->kv_heads, info->rows, info->head_dim),
+         ST_FORMAT, "%s: %s or %s is not bf16[%d,%d,%d]", safe_path(f), kn, vn, info->kv_heads, info->rows,
+         info->head_dim);
+    return ST_OK;
+}
+
+static Status load_rows(Prefix *p, Stream *s, const SafeFile *f, const CartridgeInfo *info) {
+    Tensor key, value;
     for (int32_t l = 0; l < info->layers; l++) {
-        char kn[32], vn[32];
-        Tensor key, value;
-        layer_names(kn, vn, l);
-        TRY(safe_find(f, kn, &key));
-        TRY(safe_find(f, vn, &value));
-        NEED(tensor_is(key, DT_BF16, info->kv_heads, info->rows, info->head_dim) &&
-                 tensor_is(value, DT_BF16, info->kv_heads, info->rows, info->head_dim),
-             ST_FORMAT, "%s: %s or %s is not bf16[%d,%d,%d]", path, kn, vn, info->kv_heads, info->rows,
-             info->head_dim);
+        TRY(find_layer(f, info, l, &key, &value));
         TRY(prefix_write(p, s, l, key, value));
     }
     return ST_OK;
@@ -294,7 +319,7 @@ Status cartridge_open(Cartridge **out, const char *path, const Model *m, const c
     TRY_TO(done, prefix_new(&p, pool, info.rows, info.pos_first));
     p->pos_end = info.pos_end;
     p->identity = safe_digest(f);
-    TRY_TO(done, load_rows(p, s, f, &info, path));
+    TRY_TO(done, load_rows(p, s, f, &info));
     TRY_TO(done, cartridge_new(out, &info, p));
 done:
     prefix_drop(p);
@@ -303,26 +328,76 @@ done:
     return st;
 }
 
-/* All rows on the host: [2L][G,P,D] bf16, keys and values of a layer side by side. */
-static Status read_rows(const Cartridge *c, Stream *s, Tensor all) {
-    for (int32_t l = 0; l < c->info.layers; l++)
-        TRY(prefix_read(c->prefix, s, l, tensor_at(all, 2 * l), tensor_at(all, 2 * l + 1)));
+/* ---- without a model ---- */
+
+Status cartridge_data_new(CartridgeData *out, const CartridgeInfo *info) {
+    *out = (CartridgeData){0};
+    NEED(info->layers >= 1 && info->kv_heads >= 1 && info->head_dim >= 1 && info->rows >= 1, ST_ARG,
+         "a cartridge of %d layers, %d heads of %d and %d rows", info->layers, info->kv_heads, info->head_dim,
+         info->rows);
+    Tensor rows =
+        tensor_of(NULL, DT_BF16, 2 * (int64_t)info->layers, info->kv_heads, info->rows, info->head_dim);
+    double bytes = 4.0 * info->layers * info->kv_heads * (double)info->rows * info->head_dim;
+    NEED(bytes < 1e15, ST_NOMEM, "a cartridge of %.3g bytes", bytes);
+    rows.data = calloc(1, (size_t)bytes);
+    NEED(rows.data, ST_NOMEM, "no memory for the %.0f bytes of a cartridge's rows", bytes);
+    Status st = cartridge_info_copy(&out->info, info);
+    if (st) {
+        free(rows.data);
+        return st;
+    }
+    out->rows = rows;
     return ST_OK;
 }
 
-static Status write_file(const CartridgeInfo *info, Tensor all, const char *path) {
+void cartridge_data_close(CartridgeData *c) {
+    cartridge_info_close(&c->info);
+    free(c->rows.data);
+    *c = (CartridgeData){0};
+}
+
+static Status copy_layers(CartridgeData *c, const SafeFile *f) {
+    Tensor key, value;
+    for (int32_t l = 0; l < c->info.layers; l++) {
+        TRY(find_layer(f, &c->info, l, &key, &value));
+        memcpy(tensor_at(c->rows, 2 * l).data, key.data, tensor_bytes(key));
+        memcpy(tensor_at(c->rows, 2 * l + 1).data, value.data, tensor_bytes(value));
+    }
+    return ST_OK;
+}
+
+Status cartridge_data_read(CartridgeData *out, const char *path) {
+    *out = (CartridgeData){0};
+    Status st = ST_OK;
+    SafeFile *f;
+    Tensor key, value;
+    CartridgeInfo info = {0};
+    TRY(open_sealed(&f, &info, path));
+    /* the file shows that it has all that it claims before memory for it is asked for */
+    for (int32_t l = 0; l < info.layers; l++) TRY_TO(done, find_layer(f, &info, l, &key, &value));
+    TRY_TO(done, cartridge_data_new(out, &info));
+    TRY_TO(done, copy_layers(out, f));
+done:
+    if (st) cartridge_data_close(out);
+    cartridge_info_close(&info);
+    safe_close(f);
+    return st;
+}
+
+Status cartridge_data_write(const CartridgeData *c, const char *path) {
     Status st = ST_OK;
     char *json = NULL;
-    SafeEntry *entry = calloc((size_t)info->layers * 2, sizeof *entry);
-    char(*name)[32] = calloc((size_t)info->layers * 2, sizeof *name);
-    NEED_TO(done, entry && name, ST_NOMEM, "%s: no memory for the list of %d layers", path, info->layers);
-    TRY_TO(done, info_json(info, &json));
-    for (int32_t l = 0; l < info->layers; l++) {
+    int32_t layers = c->info.layers;
+    SafeEntry *entry = calloc((size_t)layers * 2, sizeof *entry);
+    char(*name)[32] = calloc((size_t)layers * 2, sizeof *name);
+    NEED_TO(done, entry && name, ST_NOMEM, "%s: no memory for the list of %d layers", path, layers);
+    TRY_TO(done, cartridge_info_print(&c->info, &json));
+    for (int32_t l = 0; l < layers; l++) {
         layer_names(name[2 * l], name[2 * l + 1], l);
-        entry[2 * l] = (SafeEntry){name[2 * l], tensor_at(all, 2 * l)};
-        entry[2 * l + 1] = (SafeEntry){name[2 * l + 1], tensor_at(all, 2 * l + 1)};
+        entry[2 * l] = (SafeEntry){name[2 * l], tensor_at(c->rows, 2 * l)};
+        entry[2 * l + 1] = (SafeEntry){name[2 * l + 1], tensor_at(c->rows, 2 * l + 1)};
     }
-    TRY_TO(done, safe_write(path, entry, info->layers * 2, &(SafeMeta){"cartridge", json}, 1, true));
+    TRY_TO(done, safe_write(path, entry, layers * 2, &(SafeMeta){"cartridge", json}, 1, true));
 done:
     free(json);
     free(name);
@@ -330,17 +405,24 @@ done:
     return st;
 }
 
+/* ---- from pages ---- */
+
+static Status read_rows(const Cartridge *c, Stream *s, Tensor all) {
+    for (int32_t l = 0; l < c->info.layers; l++)
+        TRY(prefix_read(c->prefix, s, l, tensor_at(all, 2 * l), tensor_at(all, 2 * l + 1)));
+    return ST_OK;
+}
+
 Status cartridge_save(const Cartridge *c, Stream *s, const char *path) {
-    CartridgeInfo info = c->info;
+    CartridgeInfo info = c->info; /* strings stay with c */
     info.version = CARTRIDGE_VERSION;
     info.rows = prefix_visible(c->prefix);
     info.pos_first = c->prefix->pos_first;
     info.pos_end = c->prefix->pos_end;
-    Tensor all = tensor_of(&info, DT_BF16, info.layers * 2, info.kv_heads, info.rows, info.head_dim);
-    all.data = malloc(tensor_bytes(all));
-    NEED(all.data, ST_NOMEM, "%s: no memory for its rows", path);
-    Status st = read_rows(c, s, all);
-    if (!st) st = write_file(&info, all, path);
-    free(all.data);
+    CartridgeData d;
+    TRY(cartridge_data_new(&d, &info));
+    Status st = read_rows(c, s, d.rows);
+    if (!st) st = cartridge_data_write(&d, path);
+    cartridge_data_close(&d);
     return st;
 }
