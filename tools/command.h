@@ -8,16 +8,20 @@
 
 /* Options that every command has. */
 typedef struct Common {
-    bool json, quiet, help;
+    bool json, quiet, help, print_config;
     int32_t progress; /* ProgressMode */
     int64_t threads, seed;
+    const char *config;
 } Common;
 
 enum { TABLES_MAX = 3 };
 typedef struct Command {
     const char *name, *usage, *summary;
-    const char *operands; /* what may stand beside options, as the usage writes it: "FILE...", "train|serve" */
-    int32_t operands_max; /* how many of them; more is an error */
+    const char
+        *operands; /* what may stand beside options, as the usage writes it: "FILE...", "train|serve" */
+    int32_t operands_max;          /* how many of them; more is an error */
+    const char *about;             /* paragraphs for the man page; NULL: the summary says it all */
+    const char *examples;          /* command lines for the man page, one a line; NULL: none */
     OptionTable table[TABLES_MAX]; /* unused ones empty */
     size_t at[TABLES_MAX];         /* where in the command's struct each table's values go */
     size_t bytes;                  /* of the struct */
@@ -28,6 +32,25 @@ typedef struct Command {
 
 extern const Command *const commands[]; /* ends in NULL */
 
-extern const Command cmd_synth, cmd_train, cmd_eval, cmd_chat, cmd_inspect, cmd_demo;
+/* NULL: there is none of that name. */
+const Command *command_find(const char *name);
+/* The known name that is nearest; NULL: none is near. */
+const char *command_nearest(const char *name);
+
+/* All options of a command, at their defaults to begin with. The set points into the rest: it must not be
+ * moved. */
+typedef struct CommandOptions {
+    OptionSet set;
+    Common common;
+    void *own; /* owned: what the command's run() gets */
+} CommandOptions;
+Status command_options_open(CommandOptions *out, const Command *c);
+void command_options_close(CommandOptions *o); /* fine on a zeroed one */
+
+/* The text of `help`: of one command, or (NULL) of the program. */
+Status command_help(FILE *out, const Command *c);
+
+extern const Command cmd_synth, cmd_train, cmd_eval, cmd_chat, cmd_inspect, cmd_demo, cmd_help,
+    cmd_completion;
 
 #endif

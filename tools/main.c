@@ -1,52 +1,17 @@
-/* main.c -- the program: finds the command, reads its options, runs it. The commands stand in commands.c. */
+/* main.c -- the program: finds the command, reads its options from everywhere, runs it. The commands stand in
+ * commands.c. */
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/ops.h"
 #include "build_info.h"
-#include "tools/command.h"
+#include "tools/config.h"
 #include "tools/progress.h"
-
-static const Option common_rows[] = {
-    {"threads", 0, OPTION_WHOLE, "N", "0", 0, 1024, "common", "CPU threads; 0: as many as there are cores",
-     offsetof(Common, threads), false},
-    {"seed", 0, OPTION_WHOLE, "N", "0", 0, 9e15, "common",
-     "of everything that is drawn; same seed, same result", offsetof(Common, seed), false},
-    {"json", 0, OPTION_FLAG, NULL, NULL, 0, 0, "common", "results as JSON on stdout", offsetof(Common, json),
-     false},
-    {"progress", 0, OPTION_CHOICE, "auto|always|never", "auto", 0, 0, "common", "the line on stderr",
-     offsetof(Common, progress), false},
-    {"quiet", 'q', OPTION_FLAG, NULL, NULL, 0, 0, "common", "no progress; only results and errors",
-     offsetof(Common, quiet), false},
-    {"help", 'h', OPTION_FLAG, NULL, NULL, 0, 0, "common", "this text", offsetof(Common, help), false},
-};
-static const OptionTable common_table = {common_rows, OPTION_COUNT(common_rows)};
-
-static void print_program_help(void) {
-    printf("cartridge - train small KV caches for long documents, and answer from them\n\n"
-           "usage: cartridge <command> [options]\n\n");
-    for (int i = 0; commands[i]; i++) printf("  %-9s %s\n", commands[i]->name, commands[i]->summary);
-    printf("\n'cartridge <command> --help' lists a command's options; 'cartridge --version' says what was "
-           "built.\n");
-}
 
 static void print_version(void) {
     printf("cartridge %s, commit %s, %s, %s\nlibraries: %s\ndevices: cpu, %d threads\n", BUILD_VERSION,
            BUILD_COMMIT, BUILD_TYPE, BUILD_COMPILER, BUILD_LIBRARIES, omp_get_max_threads());
-}
-
-static int tables_of(const Command *c, void *options, Common *common, OptionTable *table, void **base) {
-    int n = 0;
-    for (int i = 0; i < TABLES_MAX; i++) {
-        if (!c->table[i].n) continue;
-        table[n] = c->table[i];
-        base[n++] = (char *)options + c->at[i];
-    }
-    table[n] = common_table;
-    base[n++] = common;
-    return n;
 }
 
 static int report(const Command *c, Status st) {
@@ -57,47 +22,62 @@ static int report(const Command *c, Status st) {
     return exit_code(st);
 }
 
-static int run_command(const Command *c, int argc, char **argv) {
-    Common common = {0};
+/* One call of a command: its options, and the texts that they point into. */
+typedef struct Call {
+    const Command *c;
+    CommandOptions o;
     TextList rest;
-    OptionTable table[TABLES_MAX + 1];
-    void *base[TABLES_MAX + 1], *options = calloc(1, c->bytes);
-    if (!options) return EXIT_SPACE;
-    int n = tables_of(c, options, &common, table, base), code = EXIT_DONE;
-    Status st = options_parse(table, base, n, argc, argv, &rest);
-    if (!st && common.help) {
-        printf("usage: cartridge %s\n\n%s\n", c->usage, c->summary);
-        options_print(table, n);
-    } else if (!st && rest.n > c->operands_max) {
-        st = status_fail(ST_ARG, __FILE__, __LINE__, "\"%s\" is one argument too many; usage: cartridge %s",
-                         rest.v[c->operands_max], c->usage);
-    } else if (!st) {
-        if (common.threads) omp_set_num_threads((int)common.threads);
-        const Watch *watch = progress_start(common.quiet ? PROGRESS_NEVER : (ProgressMode)common.progress);
-        st = c->run(options, &common, &rest, watch, &code);
-        progress_end();
-    }
-    free(options);
+    const char *config; /* path, NULL: none */
+    char *file, *environment;
+} Call;
+
+/* The command line first: it names the file. Which value counts does not depend on the order. */
+static Status read_options(Call *k, int argc, char **argv) {
+    OptionSet *set = &k->o.set;
+    TRY(command_options_open(&k->o, k->c));
+    TRY(options_read_line(set, argc, argv, &k->rest));
+    if (k->o.common.help) return ST_OK;
+    const char *variable = getenv("CARTRIDGE_CONFIG");
+    k->config = k->o.common.config ? k->o.common.config : variable && *variable ? variable : NULL;
+    if (k->config) TRY(config_read_file(set, k->c, k->config, &k->file));
+    TRY(config_read_environment(set, k->c, &k->environment));
+    NEED(k->rest.n <= k->c->operands_max, ST_ARG, "\"%s\" is one argument too many; usage: cartridge %s",
+         k->rest.v[k->c->operands_max], k->c->usage);
+    return k->o.common.print_config ? ST_OK : options_complete(set);
+}
+
+static Status run_call(const Call *k, int *code) {
+    const Common *common = &k->o.common;
+    if (common->help) return command_help(stdout, k->c);
+    if (common->print_config) return config_print(stdout, &k->o.set, k->c, k->config), ST_OK;
+    if (common->threads) omp_set_num_threads((int)common->threads);
+    const Watch *watch = progress_start(common->quiet ? PROGRESS_NEVER : (ProgressMode)common->progress);
+    return k->c->run(k->o.own, common, &k->rest, watch, code);
+}
+
+static int run_command(const Command *c, int argc, char **argv) {
+    Call k = {.c = c};
+    int code = EXIT_DONE;
+    Status st = read_options(&k, argc, argv);
+    if (!st) st = run_call(&k, &code);
+    progress_end();
+    command_options_close(&k.o);
+    free(k.file);
+    free(k.environment);
     return st ? report(c, st) : code;
 }
 
 static int unknown_command(const char *name) {
-    enum { WORDS = 64 };
-    const char *words[WORDS];
-    int n = 0;
-    for (; commands[n] && n < WORDS; n++) words[n] = commands[n]->name;
-    const char *near = nearest_word(name, words, n);
+    const char *near = command_nearest(name);
     fprintf(stderr, "cartridge: no command \"%s\"%s%s%s\n", name, near ? "; did you mean " : "",
             near ? near : "", near ? "?" : "");
     return EXIT_USAGE;
 }
 
 int main(int argc, char **argv) {
-    const char *name = argc > 1 ? argv[1] : "help";
+    const char *name = argc > 1 ? argv[1] : "--help";
     if (!strcmp(name, "--version")) return print_version(), EXIT_DONE;
-    if (!strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h"))
-        return print_program_help(), EXIT_DONE;
-    for (int i = 0; commands[i]; i++)
-        if (!strcmp(commands[i]->name, name)) return run_command(commands[i], argc - 2, argv + 2);
-    return unknown_command(name);
+    if (!strcmp(name, "--help") || !strcmp(name, "-h")) return exit_code(command_help(stdout, NULL));
+    const Command *c = command_find(name);
+    return c ? run_command(c, argc - 2, argv + 2) : unknown_command(name);
 }
