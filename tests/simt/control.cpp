@@ -32,3 +32,27 @@ void simt_device(int devices, int compute, int driver) {
     runtime.compute = compute;
     runtime.driver = driver;
 }
+
+void simt_counters_clear(void) {
+    counters_clear();
+}
+
+struct Sum { const char *kernel; SimtCounters *to; };
+
+static void add_counters(void *user, const char *kernel, const Counters *c) {
+    Sum *sum = (Sum *)user;
+    if (!strstr(kernel, sum->kernel)) return;
+    SimtCounters *to = sum->to;
+    to->launches += c->launches, to->blocks += c->blocks, to->barriers += c->barriers, to->mma += c->mma;
+    to->read += c->global_read, to->written += c->global_written;
+    to->sectors += c->global_sectors, to->requests += c->global_requests;
+    to->ldmatrix += c->ldmatrix, to->ldmatrix_waves += c->ldmatrix_waves;
+    to->shared_waves += c->shared_waves, to->shared_ideal += c->shared_ideal;
+}
+
+SimtCounters simt_counters(const char *kernel) {
+    SimtCounters c = {};
+    Sum sum = {kernel, &c};
+    counters_visit(add_counters, &sum);
+    return c;
+}

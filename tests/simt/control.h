@@ -25,6 +25,18 @@ void simt_reset(void);           /* after a fault */
 size_t simt_blocks_live(void);   /* of device and pinned memory */
 void simt_device(int devices, int compute, int driver); /* compute capability times ten; driver 0: none */
 
+/* What kernels did since simt_counters_clear: the sum over all whose name contains `kernel` ("" is all of them). Bytes,
+ * sectors and waves are counted in the counting build only. */
+typedef struct SimtCounters {
+    uint64_t launches, blocks, barriers, mma;
+    uint64_t read, written;         /* bytes of device memory, each byte once per access of a warp */
+    uint64_t sectors, requests;     /* 32-byte pieces touched; accesses of warps */
+    uint64_t ldmatrix, ldmatrix_waves; /* a wave serves all banks once; without conflicts an ldmatrix takes four */
+    uint64_t shared_waves, shared_ideal; /* of plain loads and stores: waves needed, and without conflicts */
+} SimtCounters;
+void simt_counters_clear(void);
+SimtCounters simt_counters(const char *kernel);
+
 #ifdef __cplusplus
 }
 #endif

@@ -2,8 +2,9 @@
  *
  * In the counting build kernels are compiled with -fsanitize=thread but linked with the callbacks below instead of
  * TSan: every load and store is logged per lane, and the k-th execution of one instruction in the 32 lanes of a warp
- * forms one warp access, as it would on the GPU. From these follow bytes, 32-byte sectors and bank conflicts. Locals
- * (registers on the GPU) are told by their address on the fibre's stack and left out. One worker only. */
+ * forms one warp access, as it would on the GPU. From these follow bytes, 32-byte sectors and bank conflicts. What is
+ * neither shared nor device memory (locals, the emulator's own state) is a register on the GPU and left out. What was
+ * logged is counted at every barrier of the whole block, where all lanes are at the same place. One worker only. */
 #include <algorithm>
 #include <map>
 #include <mutex>
@@ -38,12 +39,12 @@ void counters_visit(void (*visit)(void *, const char *, const Counters *), void 
 }
 
 #ifndef SIMT_COUNTING
-void count_block_end(Block *) {
+void count_flush(Block *) {
 }
 void count_read(const void *, size_t) {
 }
 #else
-struct Access { uintptr_t instruction, address; uint32_t bytes; bool write; };
+struct Access { uintptr_t instruction, address; uint32_t bytes, time; bool write; };
 static std::map<const Fibre *, std::vector<Access>> log_of;
 
 static bool on_own_stack(const Fibre *f, uintptr_t a) {
@@ -53,7 +54,7 @@ static bool on_own_stack(const Fibre *f, uintptr_t a) {
 static void note(const void *p, size_t bytes, bool write, void *instruction) {
     const Fibre *f = (const Fibre *)self;
     if (!f || on_own_stack(f, (uintptr_t)p)) return;
-    log_of[f].push_back({(uintptr_t)instruction, (uintptr_t)p, (uint32_t)bytes, write});
+    log_of[f].push_back({(uintptr_t)instruction, (uintptr_t)p, (uint32_t)bytes, 0, write});
 }
 
 void count_read(const void *p, size_t bytes) {
@@ -66,51 +67,74 @@ static bool is_shared(const Block *b, uintptr_t a) {
 }
 
 /* Distinct units of 2^shift bytes that a warp access touches. */
-static uint64_t distinct(const std::vector<Access> &v, int shift) {
-    std::vector<uintptr_t> unit;
-    for (const Access &a : v)
-        for (uintptr_t u = a.address >> shift; u <= (a.address + a.bytes - 1) >> shift; u++) unit.push_back(u);
+static uint64_t distinct(const Access *v, size_t n, int shift) {
+    static std::vector<uintptr_t> unit;
+    unit.clear();
+    for (size_t i = 0; i < n; i++)
+        for (uintptr_t u = v[i].address >> shift; u <= (v[i].address + v[i].bytes - 1) >> shift; u++) unit.push_back(u);
     std::sort(unit.begin(), unit.end());
     return (uint64_t)(std::unique(unit.begin(), unit.end()) - unit.begin());
 }
 
 /* Banks are 4 bytes wide; 8- and 16-byte accesses go in halves and quarters of a warp. */
-static void count_shared(Counters &c, const std::vector<Access> &v) {
+static void count_shared(Counters &c, const Access *v, size_t n) {
     size_t lanes = v[0].bytes >= 16 ? 8 : v[0].bytes == 8 ? 16 : 32;
-    for (size_t i = 0; i < v.size(); i += lanes) {
-        std::vector<Access> part(v.begin() + (long)i, v.begin() + (long)std::min(v.size(), i + lanes));
-        std::map<uintptr_t, int> words;
-        for (const Access &a : part)
-            for (uintptr_t w = a.address >> 2; w <= (a.address + a.bytes - 1) >> 2; w++) words[w] = 1;
+    for (size_t i = 0; i < n; i += lanes) {
+        std::vector<uintptr_t> word;
+        for (size_t j = i; j < std::min(n, i + lanes); j++)
+            for (uintptr_t w = v[j].address >> 2; w <= (v[j].address + v[j].bytes - 1) >> 2; w++) word.push_back(w);
+        std::sort(word.begin(), word.end());
+        word.erase(std::unique(word.begin(), word.end()), word.end());
         int per_bank[32] = {}, worst = 0;
-        for (const auto &w : words) worst = std::max(worst, ++per_bank[w.first & 31]);
+        for (uintptr_t w : word) worst = std::max(worst, ++per_bank[w & 31]);
         c.shared_waves += (uint64_t)worst;
-        c.shared_ideal += (words.size() + 31) / 32;
+        c.shared_ideal += (word.size() + 31) / 32;
     }
 }
 
-static void count_global(Counters &c, const std::vector<Access> &v) {
-    (v[0].write ? c.global_written : c.global_read) += distinct(v, 0);
-    c.global_sectors += distinct(v, 5);
+static void count_global(Counters &c, const Access *v, size_t n) {
+    uint64_t bytes = 0; /* lanes of an access rarely overlap: then counting them one by one would do */
+    for (size_t i = 0; i < n; i++) bytes += v[i].bytes;
+    uint64_t sectors = distinct(v, n, 5);
+    if (bytes > sectors * 32) bytes = distinct(v, n, 0);
+    (v[0].write ? c.global_written : c.global_read) += bytes;
+    c.global_sectors += sectors;
     c.global_requests++;
 }
 
-void count_block_end(Block *b) {
-    for (Warp &w : b->warp) {
-        std::map<std::pair<uintptr_t, uint32_t>, std::vector<Access>> access;
-        for (Fibre *f : w.lane) {
-            if (!f) continue;
-            std::map<uintptr_t, uint32_t> times;
-            for (const Access &a : log_of[f]) access[{a.instruction, times[a.instruction]++}].push_back(a);
-            log_of[f].clear();
-        }
-        for (const auto &e : access) {
-            if (is_shared(b, e.second[0].address))
-                count_shared(worker->counters, e.second);
-            else
-                count_global(worker->counters, e.second);
-        }
+/* A lane's k-th execution of each instruction: sorted by instruction, in order of time. */
+static void number_executions(std::vector<Access> &lane) {
+    std::stable_sort(lane.begin(), lane.end(),
+                     [](const Access &a, const Access &b) { return a.instruction < b.instruction; });
+    for (size_t i = 0; i < lane.size(); i++)
+        lane[i].time = i && lane[i].instruction == lane[i - 1].instruction ? lane[i - 1].time + 1 : 0;
+}
+
+static void count_warp(const Block *b, Counters &c, Warp &w) {
+    static std::vector<Access> all;
+    all.clear();
+    for (Fibre *f : w.lane) {
+        if (!f) continue;
+        std::vector<Access> &lane = log_of[f];
+        number_executions(lane);
+        all.insert(all.end(), lane.begin(), lane.end());
+        lane.clear();
     }
+    std::stable_sort(all.begin(), all.end(), [](const Access &x, const Access &y) {
+        return x.instruction != y.instruction ? x.instruction < y.instruction : x.time < y.time;
+    });
+    for (size_t i = 0, n; i < all.size(); i += n) {
+        n = 1;
+        while (i + n < all.size() && all[i + n].instruction == all[i].instruction && all[i + n].time == all[i].time) n++;
+        if (is_shared(b, all[i].address))
+            count_shared(c, &all[i], n);
+        else if (is_device((const void *)all[i].address))
+            count_global(c, &all[i], n);
+    }
+}
+
+void count_flush(Block *b) {
+    for (Warp &w : b->warp) count_warp(b, worker->counters, w);
 }
 
 extern "C" {

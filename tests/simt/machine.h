@@ -183,9 +183,12 @@ void fibre_yield(Fibre *f); /* its state says why; comes back when woken */
 Fibre *fibre_next(Block *b);
 void fibre_exit(Fibre *f);  /* bookkeeping and checks; does not return to the kernel */
 
+/* runtime.cpp */
+bool is_device(const void *p); /* within a block that cudaMalloc gave */
+
 /* counters.cpp */
 void count_add(const char *kernel, const Counters &c);
-void count_block_end(Block *b); /* groups this block's logged accesses into warp accesses */
+void count_flush(Block *b); /* groups this block's logged accesses into warp accesses, and counts them */
 void count_read(const void *p, size_t n); /* a model's access */
 } // namespace simt
 

@@ -58,6 +58,10 @@ static int write_value(cudaStream_t stream, uintptr_t to, uint32_t value, unsign
     return 0;
 }
 
+bool is_device(const void *p) {
+    return lies_in(block_bytes, p);
+}
+
 size_t device_bytes_live() {
     return bytes_live;
 }

@@ -172,7 +172,7 @@ static void block_start(Block *b, dim3 g, dim3 d, size_t smem, int number) {
 }
 
 static void block_end(Block *b) {
-    count_block_end(b);
+    count_flush(b);
     for (int i = 0; i < BARRIERS; i++)
         if (b->barrier[i].arrived) fail("block %d ends with %d arrivals pending on barrier %d", b->number, b->barrier[i].arrived, i);
 #ifndef SIMT_ASAN

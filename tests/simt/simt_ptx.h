@@ -55,12 +55,17 @@ PTX_FN uint32_t add_acquire_release(uint32_t *p, uint32_t v) {
     return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
 }
 
+/* One access of 16 bytes, also for those who watch accesses: a struct would be copied piece by piece. */
 struct alignas(16) Vec16 { uint32_t w[4]; };
+namespace simt {
+typedef uint32_t Lanes4 __attribute__((vector_size(16), may_alias));
+}
 PTX_FN Vec16 load16(const void *p) {
-    return *(const Vec16 *)p;
+    simt::Lanes4 x = *(const simt::Lanes4 *)p;
+    return Vec16{{x[0], x[1], x[2], x[3]}};
 }
 PTX_FN void store16(void *p, Vec16 v) {
-    *(Vec16 *)p = v;
+    *(simt::Lanes4 *)p = simt::Lanes4{v.w[0], v.w[1], v.w[2], v.w[3]};
 }
 
 #endif

@@ -133,6 +133,7 @@ void barrier(int id, int threads, bool wait, Place at) {
     r->expected = expected;
     if (++r->arrived == expected) {
         worker->counters.barriers++;
+        if (expected == (int)b->threads) count_flush(b);
         open_barrier(r);
         maybe_step_back(f);
     } else if (wait) {
