@@ -487,9 +487,15 @@ const OpsCase ops_cases[] = {
     {"norm", run_norm, SIZES(5, 1, 64), 4},
     {"norm, odd width", run_norm, SIZES(17, 1, 1003), 4},
     {"norm over heads", run_norm, SIZES(6, 3, 128), 4},
+    {"norm, two groups a lane, many rows", run_norm, SIZES(61, 1, 2560), 4},
+    {"norm, four groups a lane", run_norm, SIZES(9, 1, 5117), 4},
+    {"norm over many small heads", run_norm, SIZES(180, 9, 32), 4},
     {"norm_back", run_norm_back, SIZES(5, 1, 64), 4},
     {"norm_back, odd width", run_norm_back, SIZES(17, 1, 1003), 4},
     {"norm_back over heads", run_norm_back, SIZES(6, 3, 128), 4},
+    {"norm_back, two groups a lane, many rows", run_norm_back, SIZES(61, 1, 2560), 4},
+    {"norm_back, four groups a lane", run_norm_back, SIZES(9, 1, 5117), 4},
+    {"norm_back over many small heads", run_norm_back, SIZES(180, 9, 32), 4},
     {"linear", run_linear, SIZES(5, 64, 48), 4},
     {"linear, one row", run_linear, SIZES(1, 152, 203), 4},
     {"linear, odd", run_linear, SIZES(33, 65, 131), 4},
@@ -538,6 +544,7 @@ const OpsCase ops_cases[] = {
     {"sample, a large vocabulary", run_sample, SIZES(60, 3001, 0), 4},
     {"adam to bf16", run_adam, SIZES(1, 1, 40), 8},
     {"adam to f32", run_adam, SIZES(0, 2, 64), 8},
+    {"adam, many heads of an odd width", run_adam, SIZES(1, 90, 3), 8},
 };
 const int ops_cases_count = sizeof ops_cases / sizeof *ops_cases;
 
