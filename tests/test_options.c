@@ -57,7 +57,7 @@ static void sample_value(const Option *o, int k, char *out, size_t cap) {
         break;
     case OPTION_TEXT:
     case OPTION_LIST:
-        snprintf(out, cap, k ? "other text" : "some = \"text\" # with \\ in it ");
+        snprintf(out, cap, k ? "other # text" : "some = \"text\" # with \\ in it ");
         break;
     }
 }
