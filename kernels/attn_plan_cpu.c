@@ -49,6 +49,25 @@ static void place(CpuPlan *p, Arena *a) {
     p->scratch = arena_take(a, sizeof(float) * (size_t)(p->scratch_floats * p->threads));
 }
 
+/* Everything but the memory; its bytes. */
+static size_t size_up(CpuPlan *p, const AttnLimits *limits) {
+    int32_t group = limits->heads / limits->kv_heads;
+    *p = (CpuPlan){.limits = *limits,
+                   .lanes = (int32_t)round8(group > TILE_LANES ? group : TILE_LANES),
+                   .threads = cpu_threads(INT32_MAX),
+                   .slots = slots_wanted(limits)};
+    p->scratch_floats = scratch_floats(p);
+    Arena count;
+    arena_init(&count, NULL, 0);
+    place(p, &count);
+    return count.used;
+}
+
+size_t cpu_plan_bytes(const AttnLimits *limits) {
+    CpuPlan p;
+    return size_up(&p, limits);
+}
+
 static Status check_limits(const AttnLimits *m) {
     NEED(m->kv_heads >= 1 && m->heads >= 1 && m->heads % m->kv_heads == 0, ST_ARG,
          "attn: %d query heads over %d key heads is no whole number", m->heads, m->kv_heads);
@@ -65,23 +84,16 @@ static Status check_limits(const AttnLimits *m) {
 Status plan_open_cpu(AttnPlan **out, const AttnLimits *limits) {
     *out = NULL;
     TRY(check_limits(limits));
-    CpuPlan *p = calloc(1, sizeof *p);
+    CpuPlan *p = malloc(sizeof *p);
     NEED(p, ST_NOMEM, "attn: no memory for a plan");
-    int32_t group = limits->heads / limits->kv_heads;
-    p->limits = *limits;
-    p->lanes = (int32_t)round8(group > TILE_LANES ? group : TILE_LANES);
-    p->threads = cpu_threads(INT32_MAX);
-    p->slots = slots_wanted(limits);
-    p->scratch_floats = scratch_floats(p);
-    Arena count, mem;
-    arena_init(&count, NULL, 0);
-    place(p, &count);
-    Status st = host_mem_open(&p->block, count.used);
+    size_t bytes = size_up(p, limits);
+    Status st = host_mem_open(&p->block, bytes);
     if (st) {
         free(p);
         return st;
     }
-    arena_init(&mem, p->block, count.used);
+    Arena mem;
+    arena_init(&mem, p->block, bytes);
     place(p, &mem);
     *out = (AttnPlan *)(void *)p;
     return ST_OK;

@@ -76,6 +76,10 @@ Status cpu_f32(const char *op, const char *name, Tensor t);
 /* a vector of weights as f32, in the stream's `wide` unless it is f32 already. */
 Status cpu_weights(Stream *s, const char *op, Tensor w, const float **out);
 
+/* What stream_open and plan_open take with the threads of now; for plans. */
+size_t cpu_stream_bytes(const StreamLimits *limits);
+size_t cpu_plan_bytes(const AttnLimits *limits);
+
 Status plan_open_cpu(AttnPlan **out, const AttnLimits *limits);
 void plan_close_cpu(AttnPlan *plan);
 Status attn_plan_cpu(Stream *s, AttnPlan *plan, const AttnLayout *layout);

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static int64_t opens, live, fail_in;
+static int64_t opens, live, asked, fail_in;
 
 int64_t host_mem_opens(void) {
     return opens;
@@ -13,6 +13,10 @@ int64_t host_mem_opens(void) {
 
 int64_t host_mem_live(void) {
     return live;
+}
+
+int64_t host_mem_asked(void) {
+    return asked;
 }
 
 void host_mem_fail_at(int64_t n) {
@@ -34,6 +38,7 @@ Status host_mem_open(void **out, size_t bytes) {
          free_bytes());
     opens++;
     live++;
+    asked += (int64_t)bytes;
     *out = p;
     return ST_OK;
 }

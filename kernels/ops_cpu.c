@@ -43,6 +43,22 @@ static void place(CpuStream *s, Arena *a) {
     s->ranked = arena_take(a, sizeof(Ranked) * threads * (size_t)s->limits.vocab);
 }
 
+/* Everything but the memory; its bytes. */
+static size_t size_up(CpuStream *s, const StreamLimits *limits) {
+    *s = (CpuStream){.limits = *limits,
+                     .wide_max = larger(limits->width, limits->vocab), /* the bias of a head is the longest of all */
+                     .threads = cpu_threads(INT32_MAX)};
+    Arena count;
+    arena_init(&count, NULL, 0);
+    place(s, &count);
+    return count.used;
+}
+
+size_t cpu_stream_bytes(const StreamLimits *limits) {
+    CpuStream s;
+    return size_up(&s, limits);
+}
+
 static Status check_blas(void) {
 #ifdef _OPENMP
     enum { BUILT_WITH_OPENMP = 2 };
@@ -59,20 +75,16 @@ static Status check_blas(void) {
 static Status stream_open_cpu(Stream **out, const StreamLimits *limits) {
     *out = NULL;
     TRY(check_blas());
-    CpuStream *s = calloc(1, sizeof *s);
+    CpuStream *s = malloc(sizeof *s);
     NEED(s, ST_NOMEM, "no memory for a stream");
-    s->limits = *limits;
-    s->wide_max = larger(limits->width, limits->vocab); /* the bias of a head is the longest of all */
-    s->threads = cpu_threads(INT32_MAX);
-    Arena count, mem;
-    arena_init(&count, NULL, 0);
-    place(s, &count);
-    Status st = host_mem_open(&s->block, count.used);
+    size_t bytes = size_up(s, limits);
+    Status st = host_mem_open(&s->block, bytes);
     if (st) {
         free(s);
         return st;
     }
-    arena_init(&mem, s->block, count.used);
+    Arena mem;
+    arena_init(&mem, s->block, bytes);
     place(s, &mem);
     *out = (Stream *)(void *)s;
     return ST_OK;

@@ -9,6 +9,14 @@ int32_t pack_pages(const PackLimits *limits) {
     return limits->rows / KV_PAGE + limits->seqs; /* each sequence begins a page of its own */
 }
 
+BatchLimits pack_batch(const PackLimits *limits, int32_t pages_of_pool) {
+    return (BatchLimits){.rows = limits->rows,
+                         .seqs = limits->seqs,
+                         .segments = 2 * limits->seqs,
+                         .entries =
+                             pack_pages(limits) + limits->seqs * limits->prefix_pages + pages_of_pool};
+}
+
 static Status open_lists(Pack *p, const PackLimits *limits) {
     size_t rows = (size_t)limits->rows, candidates = rows * (size_t)limits->candidates;
     p->row = malloc(sizeof *p->row * rows);
@@ -33,11 +41,7 @@ static Status take_pages(Pack *p, const PackLimits *limits) {
 Status pack_open(Pack *out, const Model *m, PagePool *pool, const PackLimits *limits) {
     *out = (Pack){.pool = pool};
     Status st = ST_OK;
-    BatchLimits batch = {.rows = limits->rows,
-                         .seqs = limits->seqs,
-                         .segments = 2 * limits->seqs,
-                         .entries =
-                             pack_pages(limits) + limits->seqs * limits->prefix_pages + pool_pages(pool)};
+    BatchLimits batch = pack_batch(limits, pool_pages(pool));
     TRY_TO(failed, open_lists(out, limits));
     TRY_TO(failed, take_pages(out, limits));
     TRY_TO(failed, batch_open(&out->batch, m, pool, &batch, true));

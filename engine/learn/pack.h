@@ -25,6 +25,7 @@ typedef struct Pack {
 } Pack;
 
 int32_t pack_pages(const PackLimits *limits); /* of the pool */
+BatchLimits pack_batch(const PackLimits *limits, int32_t pool_pages); /* the batch that it opens */
 /* ST_FULL gives the pages wanted. Sequences may also stand behind any other prefix of the pool, as many as
  * fit. */
 Status pack_open(Pack *out, const Model *m, PagePool *pool, const PackLimits *limits);

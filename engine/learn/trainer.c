@@ -113,25 +113,37 @@ static Status open_visits(Trainer *t, int32_t datasets) {
 }
 
 /* The logits of a chunk of the loss are the largest thing of all where vocabularies are large. */
-static int32_t logit_rows(const Trainer *t) {
-    int32_t n = LOGITS_BYTES / (4 * t->m->cfg.vocab);
+static int32_t logit_rows(int32_t vocab, int32_t rows_max) {
+    int32_t n = LOGITS_BYTES / (4 * vocab);
     if (n < LOGITS_LEAST) n = LOGITS_LEAST;
-    return n < t->o.rows_max ? n : t->o.rows_max;
+    return n < rows_max ? n : rows_max;
+}
+
+static ActsLimits acts_limits(const Model *m, const PackLimits *pack) {
+    return (ActsLimits){.rows = pack->rows,
+                        .logits = logit_rows(m->cfg.vocab, pack->rows),
+                        .candidates = pack->candidates,
+                        .seqs = pack->seqs,
+                        .training = true,
+                        .act = m->ops->act};
+}
+
+void trainer_footprint(Footprint *out, const Model *m, int32_t pool_pages, int32_t rows, int32_t candidates,
+                       const TrainerOptions *o) {
+    PackLimits pack = pack_limits(o, candidates, pages_for(rows));
+    BatchLimits batch = pack_batch(&pack, pool_pages);
+    ActsLimits acts = acts_limits(m, &pack);
+    footprint_pass(out, m, pool_pages, &batch, &acts);
+    out->learning = working_bytes(&m->cfg, rows);
 }
 
 static Status open_memory(Trainer *t) {
-    const ModelConfig *c = &t->m->cfg;
-    int32_t width = c->ffn > c->width ? c->ffn : c->width, heads = c->heads * c->head_dim;
     PackLimits pack = pack_limits(&t->o, t->visits.candidates, t->c->prefix->pages);
-    ActsLimits acts = {.rows = pack.rows,
-                       .logits = logit_rows(t),
-                       .candidates = pack.candidates,
-                       .seqs = pack.seqs,
-                       .training = true,
-                       .act = t->m->ops->act};
-    StreamLimits stream = {.rows = pack.rows, .width = width > heads ? width : heads, .vocab = c->vocab};
+    ActsLimits acts = acts_limits(t->m, &pack);
+    Footprint f;
     Digest start;
-    TRY(t->m->ops->stream_open(&t->s, &stream));
+    trainer_footprint(&f, t->m, pool_pages(t->pool), t->c->prefix->rows, pack.candidates, &t->o);
+    TRY(t->m->ops->stream_open(&t->s, &f.stream));
     TRY(pack_open(&t->pack, t->m, t->pool, &pack));
     TRY(acts_open(&t->acts, t->m, &acts));
     TRY(working_open(&t->work, t->m->ops, t->c->prefix, t->c->info.frozen, t->s, &start));

@@ -14,7 +14,7 @@
 #include "engine/learn/ranks.h"
 #include "engine/learn/watch.h"
 #include "engine/memory/cartridge.h"
-#include "engine/transformer/transformer.h"
+#include "engine/transformer/footprint.h"
 
 typedef enum Schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE } Schedule;
 
@@ -47,6 +47,10 @@ typedef struct StepReport {
 typedef struct HeldOut { double loss, kl, agree; int64_t conversations, supervised; } HeldOut;
 
 typedef struct Trainer Trainer;
+/* What trainer_open would take of the device beside the pool, for a cartridge of so many rows and conversations with at
+ * most so many teacher candidates per supervised token. */
+void trainer_footprint(Footprint *out, const Model *m, int32_t pool_pages, int32_t rows, int32_t candidates,
+                       const TrainerOptions *o);
 /* Pages of the pool that training takes beside the cartridge's own. */
 int32_t trainer_pages(const TrainerOptions *o);
 /* Takes a cartridge that was just initialised (its prefix pages become the working copy) and the datasets, in order;

@@ -8,9 +8,8 @@
 
 /* ---- memory ---- */
 
-static Status place(Working *w, Arena *a) {
-    const int64_t *d = pool_all(w->prefix->pool).dim;
-    int32_t n = w->prefix->pages;
+/* d: [2L,-,G,KV_PAGE,D] of the pool; n: pages of the prefix. */
+static Status place(Working *w, Arena *a, const int64_t *d, int32_t n) {
     Tensor *rows[] = {&w->master, &w->m, &w->v, &w->g, &w->best};
     Tensor *lists[] = {&w->page, &w->from, &w->to, &w->step};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
@@ -22,11 +21,20 @@ static Status place(Working *w, Arena *a) {
 
 static Status open_memory(Working *w) {
     Arena count, mem;
+    Tensor all = pool_all(w->prefix->pool);
     arena_init(&count, NULL, 0);
-    TRY(place(w, &count));
+    TRY(place(w, &count, all.dim, w->prefix->pages));
     TRY(w->ops->mem_open(&w->mem, count.used));
     arena_init(&mem, w->mem, count.used);
-    return place(w, &mem);
+    return place(w, &mem, all.dim, w->prefix->pages);
+}
+
+size_t working_bytes(const ModelConfig *c, int32_t rows) {
+    const int64_t dim[TENSOR_DIMS] = {2 * c->layers, 0, c->kv_heads, KV_PAGE, c->head_dim};
+    Working w = {0};
+    Arena count;
+    arena_init(&count, NULL, 0);
+    return place(&w, &count, dim, pages_for(rows)) ? 0 : count.used;
 }
 
 static int64_t page_elements(const Working *w) {

@@ -26,6 +26,7 @@ typedef struct AdamRule { double beta1, beta2, eps; } AdamRule;
 
 /* From the rows that the prefix has now: they are rounded to bf16, in the pool too. digest: of these rows. */
 Status working_open(Working *out, const Ops *ops, Prefix *prefix, int32_t frozen, Stream *s, Digest *digest);
+size_t working_bytes(const ModelConfig *c, int32_t rows); /* what working_open would take of the device */
 void working_close(Working *w); /* fine on a zeroed one */
 
 Status working_norm(Working *w, double *norm); /* of the gradient, learning rows only */

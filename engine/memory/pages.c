@@ -12,6 +12,15 @@ struct PagePool {
     int32_t *holders; /* owned, [pages] */
 };
 
+static Tensor all_pages(void *data, const ModelConfig *c, DType type, int32_t pages) {
+    return tensor_of(data, type, 2 * c->layers, pages, c->kv_heads, KV_PAGE, c->head_dim);
+}
+
+size_t pool_bytes(const ModelConfig *c, DType type, int32_t pages) {
+    int any = 0;
+    return tensor_bytes(all_pages(&any, c, type, pages)); /* absent tensors have no bytes */
+}
+
 Status pool_open(PagePool **out, const ModelConfig *c, const Ops *ops, DType type, int32_t pages) {
     *out = NULL;
     Status st = ST_OK;
@@ -21,7 +30,7 @@ Status pool_open(PagePool **out, const ModelConfig *c, const Ops *ops, DType typ
     p->pages = p->free = pages;
     p->holders = calloc((size_t)pages, sizeof *p->holders);
     NEED_TO(done, p->holders, ST_NOMEM, "no memory for the list of %d pages", pages);
-    p->all = tensor_of(p, type, 2 * c->layers, pages, c->kv_heads, KV_PAGE, c->head_dim);
+    p->all = all_pages(p, c, type, pages);
     void *mem = NULL;
     TRY_TO(done, ops->mem_open(&mem, tensor_bytes(p->all)));
     p->all.data = mem;

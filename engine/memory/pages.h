@@ -11,6 +11,7 @@
 typedef struct PagePool PagePool;
 
 Status pool_open(PagePool **out, const ModelConfig *c, const Ops *ops, DType type, int32_t pages);
+size_t pool_bytes(const ModelConfig *c, DType type, int32_t pages); /* what pool_open would take */
 void pool_close(PagePool *p); /* asserts that nobody holds a page */
 
 /* n free pages, each with one holder. ST_FULL (wanted, free) takes none. Lowest numbers first: reproducible. */

@@ -172,6 +172,15 @@ static Status walk_model(Walk *w) {
 
 /* ---- opening ---- */
 
+size_t model_bytes(const ModelConfig *c) {
+    Model m = {.cfg = *c, .layer = calloc((size_t)c->layers, sizeof(Layer))};
+    Walk w = {.m = &m, .pass = WALK_PLACE};
+    arena_init(&w.arena, NULL, 0);
+    Status st = m.layer ? walk_model(&w) : ST_NOMEM;
+    free(m.layer);
+    return st ? 0 : w.arena.used;
+}
+
 static Status take_memory(Model *m, const char *folder, const Shards *shards) {
     Walk w = {.m = m, .pass = WALK_CHECK, .folder = folder, .shards = shards};
     arena_init(&w.arena, NULL, 0);

@@ -47,6 +47,8 @@ void model_close(Model *m);
 
 /* Only config.json; what `inspect` and plans need. */
 Status model_config_read(ModelConfig *out, const char *folder);
+/* Bytes that model_open would take of the device for a model of these sizes. */
+size_t model_bytes(const ModelConfig *c);
 /* Bytes of keys and values of one row, all layers. */
 int64_t model_row_bytes(const ModelConfig *c, DType type);
 

@@ -58,6 +58,13 @@ static Status plan(Sampler *p, Arena *a, Settings *set, Results *got) {
     return ST_OK;
 }
 
+size_t sampler_bytes(int32_t rows, int32_t topk) {
+    Sampler p = {.rows = rows, .topk = topk};
+    Arena a;
+    arena_init(&a, NULL, 0);
+    return plan(&p, &a, &p.set, &p.got) ? 0 : p.bytes;
+}
+
 static Status place(Sampler *p) {
     Arena a;
     arena_init(&a, NULL, 0);

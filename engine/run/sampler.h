@@ -24,6 +24,7 @@ typedef struct Draw {
 
 typedef struct Sampler Sampler;
 Status sampler_open(Sampler **out, const Ops *ops, int32_t rows, int32_t topk);
+size_t sampler_bytes(int32_t rows, int32_t topk); /* what sampler_open would take of the device */
 void sampler_close(Sampler *p);
 
 /* draw[w] belongs to logits[w]. Rows that want candidates come first: only they are ranked. Returns when the

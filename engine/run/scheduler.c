@@ -59,22 +59,31 @@ static Status check_limits(const SchedulerLimits *l, const ModelConfig *c) {
     return ST_OK;
 }
 
-static int32_t larger(int32_t a, int32_t b) {
-    return a > b ? a : b;
+/* Keys end within the context; a prefix may begin and end inside a page, own tokens end inside one. */
+static BatchLimits batch_limits(const SchedulerLimits *l, const ModelConfig *c) {
+    int32_t entries = pages_for(c->context_max) + 2 * l->prefixes + 1;
+    return (BatchLimits){l->rows, l->seqs, l->seqs * (l->prefixes + 1), l->seqs * entries};
+}
+
+static ActsLimits acts_limits(const SchedulerLimits *l, const Model *m) {
+    return (ActsLimits){.rows = l->rows, .logits = l->seqs, .act = m->ops->act};
+}
+
+void scheduler_footprint(Footprint *out, const Model *m, int32_t pool_pages, const SchedulerLimits *limits) {
+    BatchLimits batch = batch_limits(limits, &m->cfg);
+    ActsLimits acts = acts_limits(limits, m);
+    footprint_pass(out, m, pool_pages, &batch, &acts);
+    out->lists += sampler_bytes(limits->seqs, limits->topk);
 }
 
 static Status open_passes(Scheduler *s) {
     const SchedulerLimits *l = &s->limits;
-    const ModelConfig *c = &s->model->cfg;
-    StreamLimits sl = {.rows = l->rows,
-                       .width = larger(larger(c->width, c->ffn), c->heads * c->head_dim),
-                       .vocab = c->vocab};
-    TRY(s->model->ops->stream_open(&s->stream, &sl));
-    /* Keys end within the context; a prefix may begin and end inside a page, own tokens end inside one. */
-    int32_t entries = pages_for(c->context_max) + 2 * l->prefixes + 1;
-    BatchLimits bl = {l->rows, l->seqs, l->seqs * (l->prefixes + 1), l->seqs * entries};
+    Footprint f;
+    scheduler_footprint(&f, s->model, pool_pages(s->pool), l);
+    TRY(s->model->ops->stream_open(&s->stream, &f.stream));
+    BatchLimits bl = batch_limits(l, &s->model->cfg);
     TRY(batch_open(&s->batch, s->model, s->pool, &bl, false));
-    ActsLimits al = {.rows = l->rows, .logits = l->seqs, .act = s->model->ops->act};
+    ActsLimits al = acts_limits(l, s->model);
     TRY(acts_open(&s->acts, s->model, &al));
     return sampler_open(&s->sampler, s->model->ops, l->seqs, l->topk);
 }

@@ -8,6 +8,7 @@
 #define ENGINE_RUN_SCHEDULER_H
 
 #include "engine/run/sampler.h"
+#include "engine/transformer/footprint.h"
 #include "engine/transformer/transformer.h"
 
 typedef enum Finish { RUNNING, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_FAILED } Finish;
@@ -46,6 +47,8 @@ typedef struct SchedulerLimits {
 
 typedef struct Scheduler Scheduler;
 Status scheduler_open(Scheduler **out, const Model *m, PagePool *pool, const SchedulerLimits *limits);
+/* What scheduler_open would take of the device beside the pool. */
+void scheduler_footprint(Footprint *out, const Model *m, int32_t pool_pages, const SchedulerLimits *limits);
 void scheduler_close(Scheduler *s); /* drops whatever still runs, without deliveries */
 /* ST_FULL: the queue is full; ST_ARG: can never run (prompt plus new_max beyond context or pool: the
  * numbers). */

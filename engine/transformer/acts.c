@@ -2,6 +2,8 @@
  * to count and to place. */
 #include "engine/transformer/acts.h"
 
+#include "engine/transformer/footprint.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -158,6 +160,19 @@ size_t acts_bytes(const Model *m, const ActsLimits *limits) {
     if (a.layer) lay_all(&a, &m->cfg, NULL, 0, &bytes);
     free(a.layer);
     return bytes;
+}
+
+void footprint_pass(Footprint *out, const Model *m, int32_t pool_pages, const BatchLimits *batch,
+                    const ActsLimits *acts) {
+    const ModelConfig *c = &m->cfg;
+    int32_t width = c->ffn > c->width ? c->ffn : c->width, heads = c->heads * c->head_dim;
+    *out = (Footprint){
+        .logits = (size_t)acts->logits * (size_t)c->vocab * dtype_bytes(real_of(acts->act)),
+        .lists = batch_bytes(batch),
+        .stream = {.rows = acts->rows, .width = width > heads ? width : heads, .vocab = c->vocab},
+        .plan = batch_plan_limits(m, pool_pages, acts->act, batch, acts->training),
+    };
+    out->activations = acts_bytes(m, acts) - out->logits;
 }
 
 LayerActs *acts_layer(Acts *a, int32_t layer) {

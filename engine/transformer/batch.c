@@ -57,15 +57,27 @@ static Status open_host(Batch *b, bool training) {
     return ST_OK;
 }
 
+enum { DEVICE_LISTS = 4 };
+
+size_t batch_bytes(const BatchLimits *max) {
+    size_t bytes = sizeof(int32_t) * (size_t)max->rows;
+    return DEVICE_LISTS * ((bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN);
+}
+
 static Status open_device(Batch *b) {
-    size_t bytes = sizeof(int32_t) * (size_t)b->max.rows;
-    size_t stride = (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
-    TRY(b->ops->mem_open(&b->device, 4 * stride));
+    size_t bytes = batch_bytes(&b->max), stride = bytes / DEVICE_LISTS;
+    TRY(b->ops->mem_open(&b->device, bytes));
     b->d_token = tensor_of(b->device, DT_I32, b->max.rows);
     b->d_pos = tensor_of((char *)b->device + stride, DT_I32, b->max.rows);
     b->d_slot = tensor_of((char *)b->device + 2 * stride, DT_I32, b->max.rows);
     b->d_grad_slot = tensor_of((char *)b->device + 3 * stride, DT_I32, b->max.rows);
     return ST_OK;
+}
+
+AttnLimits batch_plan_limits(const Model *m, int32_t pool_pages, DType kv, const BatchLimits *max, bool training) {
+    return (AttnLimits){.rows = max->rows, .seqs = max->seqs, .segments = max->segments, .entries = max->entries,
+                        .pages = pool_pages, .heads = m->cfg.heads, .kv_heads = m->cfg.kv_heads,
+                        .head_dim = m->cfg.head_dim, .act = kv, .backward = training};
 }
 
 Status batch_open(Batch **out, const Model *m, PagePool *pool, const BatchLimits *max, bool training) {
@@ -74,9 +86,7 @@ Status batch_open(Batch **out, const Model *m, PagePool *pool, const BatchLimits
     Batch *b = calloc(1, sizeof *b);
     NEED(b, ST_NOMEM, "no memory for a batch");
     *b = (Batch){.max = *max, .pool = pool, .ops = m->ops};
-    AttnLimits limits = {.rows = max->rows, .seqs = max->seqs, .segments = max->segments, .entries = max->entries,
-                         .pages = pool_pages(pool), .heads = m->cfg.heads, .kv_heads = m->cfg.kv_heads,
-                         .head_dim = m->cfg.head_dim, .act = pool_all(pool).dtype, .backward = training};
+    AttnLimits limits = batch_plan_limits(m, pool_pages(pool), pool_all(pool).dtype, max, training);
     TRY_TO(failed, open_host(b, training));
     TRY_TO(failed, open_device(b));
     TRY_TO(failed, m->ops->plan_open(&b->plan, &limits));

@@ -38,6 +38,9 @@ typedef struct Batch {
     void *host, *device;         /* owned blocks */
 } Batch;
 
+/* What batch_open would take of the device, and what it would plan attention for. */
+size_t batch_bytes(const BatchLimits *max);
+AttnLimits batch_plan_limits(const Model *m, int32_t pool_pages, DType kv, const BatchLimits *max, bool training);
 Status batch_open(Batch **out, const Model *m, PagePool *pool, const BatchLimits *max, bool training);
 void batch_close(Batch *b);
 void batch_clear(Batch *b); /* learned_grad stays: it belongs to the prefixes that learn */
