@@ -3,29 +3,18 @@
 #include "tests/test.h"
 
 #include <signal.h>
-#include <sys/wait.h>
 
 #include "kernels/base/file.h"
+#include "tests/run_program.h"
 
 static char folder[] = "program.XXXXXX";
 
-/* Runs "cartridge <arguments>" inside the test's folder; stdout and stderr go to `output`. Returns the exit code. */
-static char output[1 << 16];
 static int run(const char *arguments) {
-    char line[2048];
-    snprintf(line, sizeof line, "cd %s && OMP_NUM_THREADS=2 %s %s 2>&1", folder, CARTRIDGE_PROGRAM, arguments);
-    FILE *p = popen(line, "r");
-    assert_non_null(p);
-    size_t n = fread(output, 1, sizeof output - 1, p);
-    output[n] = '\0';
-    int status = pclose(p);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return program_run(folder, arguments);
 }
 
 static void expect(int code, const char *says, const char *arguments) {
-    int got = run(arguments);
-    if (got != code) fail_msg("cartridge %s: left with %d, wanted %d; it said:\n%s", arguments, got, code, output);
-    if (says && !strstr(output, says)) fail_msg("cartridge %s: did not say \"%s\" but:\n%s", arguments, says, output);
+    program_expect(folder, code, says, arguments);
 }
 
 static void put_file(const char *name, const char *text) {
@@ -74,7 +63,7 @@ static void test_the_demo_can_be_used(void **state) {
 
 static void test_help_comes_from_the_tables(void **state) {
     (void)state;
-    static const char *const command[] = {"demo", "synth", "train", "eval", "chat", "inspect"};
+    static const char *const command[] = {"demo", "synth", "train", "eval", "chat", "inspect", "report"};
     char line[64];
     for (size_t i = 0; i < sizeof command / sizeof command[0]; i++) {
         snprintf(line, sizeof line, "%s --help", command[i]);
@@ -161,7 +150,7 @@ static void test_an_interrupted_run_is_resumed(void **state) {
     int code = run("--version; " CARTRIDGE_PROGRAM " " SMALL "-o parts.cartridge & pid=$!; i=0; "
                    "while [ ! -s parts.cartridge.run/metrics.jsonl ] && [ $i -lt 3000 ]; do sleep 0.02; i=$((i+1)); done; "
                    "kill -TERM $pid; wait $pid");
-    if (code != 75 && code != 0) fail_msg("left with %d: %s", code, output); /* 0: it was faster than the signal */
+    if (code != 75 && code != 0) fail_msg("left with %d: %s", code, program_output); /* 0: it was faster than the signal */
     if (code == 75) expect(0, "wrote", SMALL "-o parts.cartridge --resume");
     assert_int_equal(run("--version && cmp whole.cartridge parts.cartridge"), 0);
 }
