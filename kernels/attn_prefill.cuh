@@ -4,13 +4,26 @@
 
 struct CudaPlan;
 
-struct PrefillList { int32_t items; };
+/* One tile of rows of one sequence, for all key heads. Rows are packed: row r of a key head is token r /
+ * group of the sequence, and of the `group` query heads that share the keys the one numbered r % group. */
+struct PrefillItem {
+    int32_t first;                 /* packed row of the tile's first row */
+    int32_t token, tokens;         /* the sequence's first row in the batch, and how many it has */
+    int32_t segment, segments_end; /* its segments; the last one is its own */
+    int32_t pages;                 /* that the tile walks: what it costs */
+};
+
+struct PrefillList {
+    PlanArray<PrefillItem> item; /* longest first, so that the last blocks to start are short ones */
+    int32_t items;
+};
 
 /* Takes the arrays for the largest batch. Runs twice: to count, and to place. */
 void prefill_place(PrefillList *list, const AttnLimits *limits, PlanMemory *memory);
 /* Builds the list of a checked layout and queues its upload. ST_ARG when it exceeds what was planned for. */
 Status prefill_build(PrefillList *list, const AttnLimits *limits, const AttnLayout *layout, CudaStream *s);
-/* o and lse of the rows in the list. Head sizes with tiles (head_has_tiles), everything bf16 but lse. */
+/* o and lse of the rows in the list. Head sizes with tiles (head_has_tiles), everything bf16 but lse, scale >
+ * 0. */
 Status prefill_run(CudaStream *s, const CudaPlan *plan, const AttnArgs *a);
 
 #endif
