@@ -7,9 +7,9 @@
 #include "tests/simt/machine.h"
 
 namespace simt {
-thread_local Thread *self;
-thread_local Grid *grid;
-thread_local Worker *worker;
+__thread Thread *self;
+__thread Grid *grid;
+__thread Worker *worker;
 const std::function<void()> *kernel_body;
 
 static void fibre_main();

@@ -175,7 +175,7 @@ Fibre *fibre_new();
 void fibre_prepare(Fibre *f);             /* next switch to it enters the kernel */
 void fibre_switch(Fibre *from, Fibre *to, bool dying); /* NULL: the worker's own stack */
 extern const std::function<void()> *kernel_body;
-extern thread_local Worker *worker;
+extern __thread Worker *worker;
 
 /* schedule.cpp */
 void fibre_wake(Fibre *f);

@@ -62,8 +62,8 @@ struct Thread {
     Block *block;
 };
 struct Grid { uint3 block; dim3 block_dim, grid_dim; };
-extern thread_local Thread *self;
-extern thread_local Grid *grid;
+extern __thread Thread *self;
+extern __thread Grid *grid;
 
 unsigned char *dynamic_shared();
 void *static_shared(const void *tag, size_t bytes, size_t align); /* per block, poisoned, taken on first use */
