@@ -142,8 +142,7 @@ static Status open_session(Job *j) {
     TrainerOptions train = trainer_options(j);
     TRY(study_options(&a->study, (uint64_t)j->common->seed, &study));
     SessionLimits l = job_study_limits(&study);
-    l.held_rows += a->rows + KV_PAGE + (int64_t)trainer_pages(&train) * KV_PAGE;
-    if (j->corpus) l.held_rows += job_corpus_rows(a->model, j->corpus);
+    job_add_training(&l, &train, a->rows, j->corpus ? job_corpus_rows(a->model, j->corpus) : 0);
     return session_open(&j->s, a->model, &l);
 }
 

@@ -17,6 +17,10 @@ SessionLimits job_study_limits(const StudyOptions *o) {
                            .pass_rows = JOB_PASS_ROWS};
 }
 
+void job_add_training(SessionLimits *l, const TrainerOptions *o, int64_t rows, int64_t corpus_rows) {
+    l->held_rows += rows + KV_PAGE + (int64_t)trainer_pages(o) * KV_PAGE + corpus_rows;
+}
+
 static DatasetInfo info_of(const Session *s, const char *corpus_hex, int64_t tokens, const char *settings) {
     return (DatasetInfo){.model = s->model->fingerprint,
                          .tokenizer = s->tokenizer_hex,

@@ -4,6 +4,7 @@
 
 #include "engine/learn/dataset.h"
 #include "engine/learn/study.h"
+#include "engine/learn/trainer.h"
 #include "tools/session.h"
 
 /* Sequences at once and rows of a pass that suit a CPU: enough to keep the matrix products busy. */
@@ -11,6 +12,9 @@ enum { JOB_SEQS = 32, JOB_PASS_ROWS = 512 };
 
 /* What self-study needs, in rows held and rows per sequence. */
 SessionLimits job_study_limits(const StudyOptions *o);
+
+/* What training needs beside self-study: the cartridge, a micro-batch, and (corpus_rows > 0) the whole text. */
+void job_add_training(SessionLimits *l, const TrainerOptions *o, int64_t rows, int64_t corpus_rows);
 
 /* Opens or resumes the dataset and runs the study into it; prints nothing. *out is left open. */
 Status job_study(Session *s, const Corpus *corpus, const StudyOptions *o, const char *path, bool resume,

@@ -3,6 +3,18 @@
 
 enum { TOPK = 32, PREFIXES = 16 };
 
+Status session_pages(const SessionLimits *l, int32_t *pages) {
+    int64_t n = (int64_t)l->seqs * pages_for(l->seq_rows) + pages_for(l->held_rows) + PREFIXES;
+    NEED(n < INT32_MAX, ST_ARG, "%lld pages are more than a pool can have", (long long)n);
+    *pages = (int32_t)n;
+    return ST_OK;
+}
+
+SchedulerLimits session_scheduler(const SessionLimits *l) {
+    return (SchedulerLimits){
+        .rows = l->pass_rows, .seqs = l->seqs, .queue = 4 * l->seqs, .topk = TOPK, .prefixes = PREFIXES};
+}
+
 Status session_open(Session *s, const char *folder, const SessionLimits *l) {
     *s = (Session){0};
     Status st = ST_OK;
@@ -13,11 +25,10 @@ Status session_open(Session *s, const char *folder, const SessionLimits *l) {
             "%s: tokenizer.json has %d tokens, config.json a vocabulary of %d", folder,
             tokenizer_vocab(s->tokenizer), s->model->cfg.vocab);
     digest_hex(tokenizer_digest(s->tokenizer), s->tokenizer_hex);
-    int64_t pages = (int64_t)l->seqs * pages_for(l->seq_rows) + pages_for(l->held_rows) + PREFIXES;
-    NEED_TO(failed, pages < INT32_MAX, ST_ARG, "%lld pages are more than a pool can have", (long long)pages);
-    TRY_TO(failed, pool_open(&s->pool, &s->model->cfg, s->model->ops, s->model->ops->act, (int32_t)pages));
-    SchedulerLimits limits = {
-        .rows = l->pass_rows, .seqs = l->seqs, .queue = 4 * l->seqs, .topk = TOPK, .prefixes = PREFIXES};
+    int32_t pages = 0;
+    TRY_TO(failed, session_pages(l, &pages));
+    TRY_TO(failed, pool_open(&s->pool, &s->model->cfg, s->model->ops, s->model->ops->act, pages));
+    SchedulerLimits limits = session_scheduler(l);
     TRY_TO(failed, scheduler_open(&s->scheduler, s->model, s->pool, &limits));
     scheduler_capture_tools(s->scheduler, &s->capture);
     return ST_OK;

@@ -24,6 +24,10 @@ typedef struct SessionLimits {
     int32_t seqs, seq_rows, pass_rows;
 } SessionLimits;
 
+/* What these limits make of the pool and the scheduler; whoever plans asks the same. */
+Status session_pages(const SessionLimits *l, int32_t *pages);
+SchedulerLimits session_scheduler(const SessionLimits *l);
+
 Status session_open(Session *s, const char *folder, const SessionLimits *limits);
 void session_close(Session *s);
 
