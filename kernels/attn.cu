@@ -1,8 +1,8 @@
 /* attn.cu -- attention on CUDA. Contract: AttnArgs in ops.h; reference: attn.c.
  *
  *   attn_plain     a warp per row and head, one key after another      any head size, f32 or bf16; stays
- *   attn_prefill   tensor cores, tiles of rows (attn_prefill.cu)       head sizes 64 and 128, bf16, scale > 0
- *   attn_decode    tensor cores, shared pages once (attn_decode.cu)    the same, for sequences of few rows
+ *   prefill_tile   tensor cores, tiles of rows (attn_prefill.cu)       head sizes 64 and 128, bf16, scale > 0
+ *   decode_items   tensor cores, shared pages once (attn_decode.cu)    the same, for sequences of few rows
  *
  * Floor of prefill: 4 D flops per query, head and visible key; of decode: each visible key and value once. */
 #include "kernels/attn_plan.cuh"

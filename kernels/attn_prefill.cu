@@ -258,7 +258,7 @@ template <int D> TILE_FN void turn_ring(bf16 *slot, const Prefill &p, const bf16
 }
 
 template <int D>
-__global__ void __launch_bounds__(THREADS, 2) attn_prefill(const __grid_constant__ Prefill p) {
+__global__ void __launch_bounds__(THREADS, 2) prefill_tile(const __grid_constant__ Prefill p) {
     DYN_SMEM(shared);
     bf16 *q = (bf16 *)(void *)shared, *ring = q + BLOCK_ROWS * D;
     const int tile = KV_PAGE * D;
@@ -376,7 +376,7 @@ Status prefill_build(PrefillList *list, const AttnLimits *limits, const AttnLayo
 
 template <int D> static Status launch(CudaStream *s, const Prefill &p, int32_t items) {
     size_t bytes = sizeof(bf16) * D * (BLOCK_ROWS + RING * KV_PAGE);
-    TRY_LAUNCH("attn", attn_prefill<D>, dim3((uint32_t)p.kv_heads, (uint32_t)items), THREADS, bytes, s, p);
+    TRY_LAUNCH("attn", prefill_tile<D>, dim3((uint32_t)p.kv_heads, (uint32_t)items), THREADS, bytes, s, p);
     return ST_OK;
 }
 

@@ -10,7 +10,7 @@
 enum {
     ATTN_PREFIXES = 3,
     ATTN_SEQS = 5,
-    ATTN_READS = 3,
+    ATTN_READS = 6,
     ATTN_SEGMENTS = ATTN_SEQS * (ATTN_READS + 1),
     ATTN_ENTRIES = 48
 };
