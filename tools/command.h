@@ -11,6 +11,7 @@ typedef struct Common {
     bool json, quiet, help, print_config;
     int32_t progress; /* ProgressMode */
     int64_t threads, seed;
+    const char *device;
     const char *config;
 } Common;
 

@@ -16,6 +16,8 @@ const Command *const commands[] = {
 static const Option common_rows[] = {
     {"threads", 0, OPTION_WHOLE, "N", "0", 0, 1024, "common", "CPU threads; 0: as many as there are cores",
      AT(threads), false},
+    {"device", 0, OPTION_TEXT, "auto|cpu|cuda[:N]", "auto", 0, 0, "common",
+     "what computes; auto: the first GPU where there is one", AT(device), false},
     {"seed", 0, OPTION_WHOLE, "N", "0", 0, 9e15, "common",
      "of everything that is drawn; same seed, same result", AT(seed), false},
     {"json", 0, OPTION_FLAG, NULL, NULL, 0, 0, "common", "results as JSON on stdout", AT(json), false},

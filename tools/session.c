@@ -1,6 +1,8 @@
 /* session.c -- see session.h. */
 #include "tools/session.h"
 
+#include "tools/device.h"
+
 enum { TOPK = 32, PREFIXES = 16 };
 
 Status session_pages(const SessionLimits *l, int32_t *pages) {
@@ -18,7 +20,7 @@ SchedulerLimits session_scheduler(const SessionLimits *l) {
 Status session_open(Session *s, const char *folder, const SessionLimits *l) {
     *s = (Session){0};
     Status st = ST_OK;
-    TRY_TO(failed, model_open(&s->model, folder, &ops_cpu));
+    TRY_TO(failed, model_open(&s->model, folder, device_ops()));
     TRY_TO(failed, tokenizer_open(&s->tokenizer, folder));
     TRY_TO(failed, chat_open(&s->chat, folder, s->tokenizer));
     NEED_TO(failed, tokenizer_vocab(s->tokenizer) <= s->model->cfg.vocab, ST_MISMATCH,

@@ -1,0 +1,41 @@
+/* device.c -- see device.h. */
+#include "tools/device.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda_device.h"
+
+static const Ops *chosen = &ops_cpu;
+
+const Ops *device_ops(void) {
+    return chosen;
+}
+
+/* The N of "cuda:N", 0 for "cuda". */
+static Status read_index(const char *name, int32_t *index) {
+    enum { DEVICES_MAX = 1024 };
+    *index = 0;
+    if (!strcmp(name, "cuda")) return ST_OK;
+    char *end;
+    long n = strncmp(name, "cuda:", 5) ? -1 : strtol(name + 5, &end, 10);
+    NEED(n >= 0 && n < DEVICES_MAX && end > name + 5 && *end == '\0', ST_ARG,
+         "--device is \"%s\", wanted auto, cpu, cuda or cuda:N", name);
+    *index = (int32_t)n;
+    return ST_OK;
+}
+
+Status device_choose(const char *name) {
+    bool automatic = !strcmp(name, "auto");
+    chosen = &ops_cpu;
+    if (!strcmp(name, "cpu")) return ST_OK;
+    int32_t index = 0;
+    if (!automatic) TRY(read_index(name, &index));
+    const Ops *ops;
+    Status st = cuda_ops(&ops, index);
+    if (!st) chosen = ops;
+    if (st != ST_NOTFOUND) return st;
+    if (!automatic) fprintf(stderr, "cartridge: %s; going on with the CPU\n", status_message());
+    return ST_OK;
+}

@@ -1,0 +1,14 @@
+/* device.h -- which backend this process computes with. */
+#ifndef TOOLS_DEVICE_H
+#define TOOLS_DEVICE_H
+
+#include "kernels/ops.h"
+
+/* "cpu", "cuda" (the first device), "cuda:N", or "auto": the first device where there is one, else the CPU. A device that
+ * is asked for and not there costs a line on stderr, and then it is the CPU. ST_ARG for any other name; ST_UNSUPPORTED
+ * for a card that is too old. To be called once, before anything is opened. */
+Status device_choose(const char *name);
+
+const Ops *device_ops(void); /* of device_choose; the CPU before it was called */
+
+#endif
