@@ -377,6 +377,7 @@ Status cartridge_data_read(CartridgeData *out, const char *path) {
     for (int32_t l = 0; l < info.layers; l++) TRY_TO(done, find_layer(f, &info, l, &key, &value));
     TRY_TO(done, cartridge_data_new(out, &info));
     TRY_TO(done, copy_layers(out, f));
+    out->identity = safe_digest(f);
 done:
     if (st) cartridge_data_close(out);
     cartridge_info_close(&info);

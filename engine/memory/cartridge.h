@@ -62,7 +62,8 @@ void cartridge_close(Cartridge *c);
 /* A cartridge as its file has it, without a model and without pages: what is converted and composed. */
 typedef struct CartridgeData {
     CartridgeInfo info;
-    Tensor rows; /* [2L,G,P,D] bf16, owned (malloc): keys of layer l at 2l, values at 2l+1 */
+    Tensor rows;     /* [2L,G,P,D] bf16, owned (malloc): keys of layer l at 2l, values at 2l+1 */
+    Digest identity; /* of the file that it was read from; else zeros */
 } CartridgeData;
 
 /* Copies info, whose shape says how many rows of what size; the rows are zero. ST_ARG: no such shape,

@@ -40,6 +40,7 @@ enum { PATH_MAX_BYTES = 1200 };
 
 struct TorchFile {
     char *where;
+    size_t size;
     FileMap map; /* empty when the bytes are the caller's */
     ZipFile zip;
     Pickle pickle;
@@ -88,6 +89,7 @@ static bool is_dict(const Pickle *p, int32_t node) {
 
 static Status read_file(TorchFile *f, const uint8_t *data, size_t size) {
     const ZipRecord *pickle = NULL;
+    f->size = size;
     NEED(size < 2 || data[0] != 0x80, ST_UNSUPPORTED,
          "%s: is a bare pickle, as torch before 1.6 wrote it; load it in Python and torch.save it again",
          f->where);
@@ -137,8 +139,38 @@ void torch_close(TorchFile *f) {
     free(f);
 }
 
+const char *torch_where(const TorchFile *f) {
+    return f->where;
+}
+
+size_t torch_size(const TorchFile *f) {
+    return f->size;
+}
+
 bool torch_has(const TorchFile *f, const char *key) {
     return pickle_value(&f->pickle, f->pickle.root, key) >= 0;
+}
+
+/* A text of the file in a message: what can be printed of its beginning. */
+static void printable(char out[33], const PickleNode *text) {
+    int32_t n = text->number < 32 ? (int32_t)text->number : 32;
+    for (int32_t i = 0; i < n; i++)
+        out[i] = text->text[i] >= 0x20 && text->text[i] < 0x7f ? text->text[i] : '?';
+    out[n] = '\0';
+}
+
+Status torch_only(const TorchFile *f, const char *const *keys, int32_t n) {
+    const Pickle *p = &f->pickle;
+    for (int32_t c = p->node[p->root].first; c >= 0; c = p->cell[p->cell[c].next].next) {
+        int32_t key = p->cell[c].node;
+        char text[33] = "no text";
+        bool known = false;
+        for (int32_t i = 0; i < n; i++) known |= pickle_is_text(p, key, keys[i]);
+        if (p->node[key].kind == PICKLE_TEXT) printable(text, &p->node[key]);
+        NEED(known, ST_UNSUPPORTED, "%s: has \"%s\", which is none of the lists of a cartridge", f->where,
+             text);
+    }
+    return ST_OK;
 }
 
 /* ---- one tensor ---- */
@@ -303,6 +335,8 @@ Status torch_tensors(const TorchFile *f, const char *key, TorchTensor *out, int3
 void torch_copy(void *out, const TorchTensor *t) {
     size_t bytes = dtype_bytes(t->dtype);
     int64_t at[TENSOR_DIMS] = {0}, count = 1;
+    for (int32_t i = 0; i < t->ndim; i++)
+        if (t->dim[i] == 0) return;
     for (int32_t i = 0; i < t->ndim; i++) count *= t->dim[i];
     uint64_t from = 0; /* unsigned: the stride of a dimension of one may be anything, and comes off again */
     uint8_t *to = out;

@@ -26,8 +26,13 @@ Status torch_open(TorchFile **out, const char *path);
 Status torch_parse(TorchFile **out, const uint8_t *data, size_t size, const char *where);
 void torch_close(TorchFile *f); /* fine on NULL */
 
+const char *torch_where(const TorchFile *f);
+size_t torch_size(const TorchFile *f); /* bytes of the whole file */
+
 /* Whether the file has a list (or anything else) of that name. */
 bool torch_has(const TorchFile *f, const char *key);
+/* ST_UNSUPPORTED: it has something that is none of these [n]. */
+Status torch_only(const TorchFile *f, const char *const *keys, int32_t n);
 /* The tensors of a list, in order: *n of them, at most cap. None (nothing was saved under that name) is an
  * empty list. */
 Status torch_tensors(const TorchFile *f, const char *key, TorchTensor *out, int32_t cap, int32_t *n);
