@@ -7,7 +7,7 @@
 #include "tools/command.h"
 
 const Command *const commands[] = {
-    &cmd_demo, &cmd_synth,      &cmd_train, &cmd_eval, &cmd_chat, &cmd_inspect, &cmd_report, /* in the order of use */
+    &cmd_demo, &cmd_synth,      &cmd_train, &cmd_eval, &cmd_chat, &cmd_inspect, &cmd_compose, &cmd_convert, &cmd_report, /* in the order of use */
     &cmd_help, &cmd_completion, NULL,
 };
 
