@@ -29,11 +29,15 @@ static void open_around(Rig *r, DType act, bool training) {
     r->tools = (CaptureTools){r->model, r->pool, r->batch, r->acts, r->stream};
 }
 
-void rig_open(Rig *r, const Ops *ops, DType act, TinyFamily family, bool training) {
+void rig_open_config(Rig *r, const Ops *ops, DType act, const ModelConfig *c, bool training) {
     *r = (Rig){0};
-    ModelConfig c = tiny_config(family);
-    assert_ok(tiny_model_open(&r->model, &c, ops, MODEL_SEED));
+    assert_ok(tiny_model_open(&r->model, c, ops, MODEL_SEED));
     open_around(r, act, training);
+}
+
+void rig_open(Rig *r, const Ops *ops, DType act, TinyFamily family, bool training) {
+    ModelConfig c = tiny_config(family);
+    rig_open_config(r, ops, act, &c, training);
 }
 
 void rig_open_folder(Rig *r, const Ops *ops, DType act, const char *folder, bool training) {
@@ -112,6 +116,19 @@ void rig_run(Rig *r, const Talk *talk, int32_t talks) {
     assert_ok(forward(r->model, r->batch, r->acts, r->stream));
 }
 
+double *rig_read(Rig *r, Tensor t) {
+    int64_t n = tensor_count(t);
+    Tensor host = t;
+    double *out = malloc(sizeof *out * (size_t)n + 1);
+    host.data = malloc(tensor_bytes(t) + 1);
+    assert_true(out && host.data);
+    assert_ok(r->model->ops->copy(r->stream, host.data, t.data, tensor_bytes(t)));
+    assert_ok(r->model->ops->sync(r->stream));
+    tensor_convert(tensor_of(out, DT_F64, n), 0, host, 0, n);
+    free(host.data);
+    return out;
+}
+
 double *rig_logits(Rig *r, int32_t first, int32_t count) {
     int32_t V = r->model->cfg.vocab;
     double *out = malloc(sizeof *out * (size_t)count * (size_t)V);
@@ -121,8 +138,9 @@ double *rig_logits(Rig *r, int32_t first, int32_t count) {
         for (int32_t i = 0; i < n; i++) row[i] = first + done + i;
         Tensor logits;
         assert_ok(forward_logits(r->model, r->acts, row, n, &logits, r->stream));
-        assert_ok(r->model->ops->sync(r->stream));
-        tensor_convert(tensor_of(out, DT_F64, count, V), (int64_t)done * V, logits, 0, (int64_t)n * V);
+        double *part = rig_read(r, logits);
+        memcpy(out + (int64_t)done * V, part, sizeof *out * (size_t)n * (size_t)V);
+        free(part);
     }
     return out;
 }

@@ -31,6 +31,7 @@ typedef struct Talk {
 
 /* Pages, activations and logits are of type `act`. */
 void rig_open(Rig *r, const Ops *ops, DType act, TinyFamily family, bool training);
+void rig_open_config(Rig *r, const Ops *ops, DType act, const ModelConfig *c, bool training);
 void rig_open_folder(Rig *r, const Ops *ops, DType act, const char *folder, bool training);
 void rig_close(Rig *r); /* asserts that all pages are free */
 
@@ -47,6 +48,9 @@ void rig_forget(Rig *r);
 double *rig_logits(Rig *r, int32_t first, int32_t count);
 /* rig_run and the logits of all rows. */
 double *rig_ask(Rig *r, const Talk *talk, int32_t talks);
+
+/* What a tensor of the rig's backend holds, as doubles; free() them. */
+double *rig_read(Rig *r, Tensor t);
 
 /* Element i of a host tensor. */
 double rig_get(Tensor t, int64_t i);

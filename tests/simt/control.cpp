@@ -15,6 +15,9 @@ void simt_control(const SimtRun *run) {
 void simt_memory(size_t bytes) {
     runtime.memory = bytes;
 }
+void simt_memory_apart(int apart) {
+    runtime.apart = apart;
+}
 void simt_memory_fail_at(int n) {
     runtime.fail_at = n;
 }

@@ -19,6 +19,7 @@ typedef struct SimtRun {
 void simt_control(const SimtRun *run);
 
 void simt_memory(size_t bytes); /* of the device */
+void simt_memory_apart(int apart); /* the host crashes when it touches device memory; before anything is opened */
 void simt_memory_fail_at(int n); /* the n-th call for memory from now on fails; 0: none */
 void simt_fault_at(int n);       /* the n-th kernel from now on faults; 0: none */
 void simt_reset(void);           /* after a fault */

@@ -4,6 +4,9 @@
  * as NaN. Work on a stream runs at once, unless the stream captures a graph: then it is recorded and runs at each
  * launch of the graph. Concurrency between streams is not modelled. A kernel can be made to fault: then, as on a GPU,
  * nothing queued behind it runs and every later call reports the fault. */
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <map>
 #include <mutex>
 
@@ -35,11 +38,43 @@ static size_t bytes_live;
 static std::mutex memory_lock;
 static cudaError_t fault; /* sticky */
 
+/* With runtime.apart the host cannot touch device memory except while work runs: whole pages are closed to it. */
+static size_t whole_pages(size_t bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    return (bytes + page - 1) / page * page;
+}
+
+static void set_reach(int protection) {
+    if (!runtime.apart) return;
+    for (const auto &b : block_bytes) mprotect((void *)b.first, whole_pages(b.second), protection);
+}
+
+static void do_work(const std::function<void()> &work) {
+    if (fault) return;
+    set_reach(PROT_READ | PROT_WRITE);
+    work();
+    set_reach(PROT_NONE);
+}
+
+static void *device_alloc(size_t bytes) {
+    void *p = nullptr;
+    if (!runtime.apart) return posix_memalign(&p, 256, bytes ? bytes : 1) ? nullptr : p;
+    p = mmap(nullptr, whole_pages(bytes ? bytes : 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? nullptr : p;
+}
+
+static void device_free(void *p, size_t bytes) {
+    if (runtime.apart)
+        munmap(p, whole_pages(bytes ? bytes : 1));
+    else
+        free(p);
+}
+
 cudaError_t submit(cudaStream_t stream, std::function<void()> work) {
     if (stream && stream->recording)
         stream->recording->push_back(std::move(work));
-    else if (!fault)
-        work();
+    else
+        do_work(work);
     return cudaSuccess;
 }
 
@@ -145,10 +180,12 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
     std::lock_guard<std::mutex> hold(memory_lock);
     *out = nullptr;
     if (memory_fails() || bytes_live + bytes > runtime.memory) return cudaErrorMemoryAllocation;
-    if (posix_memalign(out, 256, bytes ? bytes : 1)) return cudaErrorMemoryAllocation;
+    *out = device_alloc(bytes);
+    if (!*out) return cudaErrorMemoryAllocation;
     memset(*out, 0xFF, bytes);
     block_bytes[*out] = bytes;
     bytes_live += bytes;
+    set_reach(PROT_NONE);
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *p) {
@@ -156,9 +193,10 @@ cudaError_t cudaFree(void *p) {
     if (!p) return cudaSuccess;
     auto found = block_bytes.find(p);
     if (found == block_bytes.end()) fail("cudaFree(%p): not an address that cudaMalloc gave", p);
-    bytes_live -= found->second;
+    size_t bytes = found->second;
+    bytes_live -= bytes;
     block_bytes.erase(found);
-    free(p);
+    device_free(p, bytes);
     return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void **out, size_t bytes) {
@@ -191,7 +229,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     return submit(stream, [=] { memcpy(to, from, bytes); });
 }
 cudaError_t cudaMemset(void *to, int value, size_t bytes) {
-    memset(to, value, bytes);
+    submit(nullptr, [=] { memset(to, value, bytes); });
     return cudaGetLastError();
 }
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {
@@ -229,8 +267,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned l
     return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t) {
-    for (const auto &work : g->work)
-        if (!fault) work();
+    for (const auto &work : g->work) do_work(work);
     return cudaGetLastError();
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t g) {

@@ -12,6 +12,7 @@ struct RuntimeOptions {
     int processors = 4;    /* SMs: persistent kernels size their grid by it */
     size_t memory = (size_t)4 << 30;
     int driver = CUDART_VERSION; /* what the driver supports; 0: there is no driver */
+    bool apart = false; /* the host crashes when it touches device memory; set before the first cudaMalloc */
     int fail_at = 0;  /* the n-th call for memory (device or pinned) from now on fails; 0: none */
     int fault_at = 0; /* the n-th kernel from now on faults; 0: none */
 };
