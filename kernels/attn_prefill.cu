@@ -35,7 +35,7 @@ enum {
     WARP_ROWS = ROW_TILES * TILE_ROWS,
     BLOCK_ROWS = WARPS * WARP_ROWS,
     RING = 3,
-    KEY_BLOCK = 16, /* keys that a B fragment pair of keys has, and an A fragment of shares */
+    KEY_BLOCK = 16, /* keys of one ldmatrix, and of an A fragment of shares */
     KEY_BLOCKS = KV_PAGE / KEY_BLOCK,
     SCORES = KV_PAGE / 8, /* C fragments of a row of scores */
     FAR = 1 << 30,
@@ -61,24 +61,33 @@ struct KeyPage {
 
 /* Where the block is: a segment, a page of it. Rows are counted from the segment's first page. */
 struct Walk {
+    int32_t last_token; /* that the block has rows of */
     int32_t segment, entry, page, from, to, reach;
 };
 
-TILE_FN void enter_segment(Walk &w, const Prefill &p, const PrefillItem &item, int32_t last_token) {
+TILE_FN void enter_segment(Walk &w, const Prefill &p, const PrefillItem &item) {
     Segment g = p.segment[w.segment];
     bool own = w.segment + 1 == item.segments_end;
     w.entry = g.first, w.from = g.from, w.page = g.from / KV_PAGE;
     w.reach = own ? g.from + g.length - item.tokens + 1 : FAR;
-    w.to = own ? w.reach + last_token : g.from + g.length;
+    w.to = own ? w.reach + w.last_token : g.from + g.length;
 }
 
-/* The next page in order; all threads of the block take the same steps. */
-TILE_FN KeyPage next_page(Walk &w, const Prefill &p, const PrefillItem &item, int32_t last_token) {
+TILE_FN Walk walk_new(const Prefill &p, const PrefillItem &item) {
+    Walk w;
+    w.last_token = (min(item.first + BLOCK_ROWS, item.tokens * p.group) - 1) / p.group;
+    w.segment = item.segment;
+    enter_segment(w, p, item);
+    return w;
+}
+
+/* The next page in order; number -1 behind the last. */
+TILE_FN KeyPage next_page(Walk &w, const Prefill &p, const PrefillItem &item) {
     if (w.segment == item.segments_end) return KeyPage{-1, 0, 0, 0};
     int32_t begin = w.page * KV_PAGE;
     KeyPage page = {p.page[w.entry + w.page], max(w.from - begin, 0), min(w.to - begin, (int32_t)KV_PAGE),
                     w.reach - begin};
-    if (++w.page * KV_PAGE >= w.to && ++w.segment < item.segments_end) enter_segment(w, p, item, last_token);
+    if (++w.page * KV_PAGE >= w.to && ++w.segment < item.segments_end) enter_segment(w, p, item);
     return page;
 }
 
@@ -103,13 +112,22 @@ template <int D> struct Rows {
     RowPair pair[ROW_TILES];
 };
 
+template <int D> TILE_FN void rows_clear(Rows<D> &rows) {
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++) {
+        clear(rows.o[m]);
+        rows.pair[m] = row_pair_new();
+    }
+}
+
 /* score = q k^T of the warp's rows, from row `row` of the tile of queries, and a page's keys. MASKED: of the
  * blocks of keys that are in the window. */
 template <int D, bool MASKED>
 TILE_FN void multiply_keys(float (&score)[ROW_TILES][SCORES][4], bf16 *q, int row, bf16 *k, uint32_t window) {
+    const int ahead = D == 64 ? D / 16 : 1; /* with D = 128 no register is left for fetching ahead */
 #pragma unroll
     for (int m = 0; m < ROW_TILES; m++) clear(score[m]);
-#pragma unroll 1
+#pragma unroll ahead
     for (int d = 0; d < D / 16; d++) {
         uint32_t a[ROW_TILES][4];
 #pragma unroll
@@ -252,31 +270,56 @@ template <int D> TILE_FN const bf16 *page_head(const Prefill &p, const bf16 *poo
 /* Waits for the oldest tile on its way, then queues the next one into the slot that everybody has left. */
 template <int D> TILE_FN void turn_ring(bf16 *slot, const Prefill &p, const bf16 *pool, const KeyPage &page) {
     cp_async_wait<1>();
-    __syncthreads();
+    __syncthreads(); /* everybody sees that tile, and is done with the one before it */
     if (page.number >= 0) tile_load<D, THREADS>(slot, page_head<D>(p, pool, page), page.from, page.to);
     cp_async_commit();
 }
 
+/* Where a warp's rows are: the first one's row in the tile and in the sequence; the tokens of first and last.
+ */
+struct WarpRows {
+    int row;
+    int32_t packed, first_token, last_token;
+    bool none;
+};
+
+TILE_FN WarpRows warp_rows(const PrefillItem &item, int32_t group) {
+    int row = warp_index() * WARP_ROWS;
+    int32_t packed = item.first + row, end = min(packed + WARP_ROWS, item.tokens * group);
+    return WarpRows{row, packed, packed / group, (end - 1) / group, packed >= end};
+}
+
+/* Keys of a page: the warp's rows score them and turn the scores into shares. */
+template <int D>
+TILE_FN void see_keys(Rows<D> &rows, uint32_t (&share)[ROW_TILES][KEY_BLOCKS][4], bf16 *q, bf16 *k,
+                      const Prefill &p, const WarpRows &w, const KeyPage &page, uint32_t window) {
+    float score[ROW_TILES][SCORES][4];
+    if (window & WHOLE) {
+        multiply_keys<D, false>(score, q, w.row, k, window);
+    } else {
+        multiply_keys<D, true>(score, q, w.row, k, window);
+        mask_scores(score, page, w.packed, p.group);
+    }
+    take_scores(rows, share, score, p.rate);
+}
+
+/* One thread walks for all, and leaves the page in use and the next one in shared memory: the registers that
+ * a walk by everybody would take are not there. It writes behind a barrier after the last look at the page
+ * before. */
 template <int D>
 __global__ void __launch_bounds__(THREADS, 2) prefill_tile(const __grid_constant__ Prefill p) {
     DYN_SMEM(shared);
+    SHARED_ARRAY(Walk, walk, 1);
+    SHARED_ARRAY(KeyPage, pages, 2);
     bf16 *q = (bf16 *)(void *)shared, *ring = q + BLOCK_ROWS * D;
     const int tile = KV_PAGE * D;
     const PrefillItem &item = p.item[blockIdx.y];
-    int32_t rows_end = item.tokens * p.group,
-            last_token = (min(item.first + BLOCK_ROWS, rows_end) - 1) / p.group;
-    int row = warp_index() * WARP_ROWS,
-        packed = item.first + row; /* the warp's first: in the tile, in the sequence */
-    int32_t warp_first = packed / p.group, warp_last = (min(packed + WARP_ROWS, rows_end) - 1) / p.group;
 
-    SHARED_ARRAY(Walk, walk, 1);
-    SHARED_ARRAY(KeyPage, pages, 2);
     if (threadIdx.x == 0) {
-        walk->segment = item.segment;
-        enter_segment(*walk, p, item, last_token);
-        pages[0] = next_page(*walk, p, item, last_token);
+        *walk = walk_new(p, item);
+        pages[0] = next_page(*walk, p, item);
     }
-    __syncthreads();
+    __syncthreads(); /* everybody sees the first page */
     load_queries<D>(q, p, item);
     tile_load<D, THREADS>(ring, page_head<D>(p, p.k, pages[0]), pages[0].from, pages[0].to);
     cp_async_commit();
@@ -284,42 +327,29 @@ __global__ void __launch_bounds__(THREADS, 2) prefill_tile(const __grid_constant
     cp_async_commit();
 
     Rows<D> rows;
-#pragma unroll
-    for (int m = 0; m < ROW_TILES; m++) {
-        clear(rows.o[m]);
-        rows.pair[m] = row_pair_new();
-    }
+    rows_clear(rows);
     int slot = 0;
     for (int i = 0; pages[i % 2].number >= 0; i++, slot = (slot + 2) % RING) {
         const KeyPage &page = pages[i % 2];
         KeyPage &next = pages[(i + 1) % 2];
-        bf16 *k = ring + slot * tile, *v = ring + (slot + 1) % RING * tile;
-        if (threadIdx.x == 0) next = next_page(*walk, p, item, last_token);
-        uint32_t window = packed < rows_end ? window_of(page, warp_first, warp_last) : 0;
+        bf16 *k = ring + slot * tile, *v = ring + (slot + 1) % RING * tile,
+             *left = ring + (slot + 2) % RING * tile;
+        WarpRows w = warp_rows(item, p.group);
+        uint32_t window = w.none ? 0 : window_of(page, w.first_token, w.last_token);
         uint32_t share[ROW_TILES][KEY_BLOCKS][4];
 
-        turn_ring<D>(ring + (slot + 2) % RING * tile, p, p.k, next);
-        if (window) {
-            float score[ROW_TILES][SCORES][4];
-            if (window & WHOLE) {
-                multiply_keys<D, false>(score, q, row, k, window);
-            } else {
-                multiply_keys<D, true>(score, q, row, k, window);
-                mask_scores(score, page, packed, p.group);
-            }
-            take_scores(rows, share, score, p.rate);
-        }
+        if (threadIdx.x == 0) next = next_page(*walk, p, item);
+        turn_ring<D>(left, p, p.k, next);
+        if (window) see_keys(rows, share, q, k, p, w, page, window);
         turn_ring<D>(k, p, p.v, next);
-        if (window) {
-            if (window & WHOLE)
-                multiply_values<D, false>(rows, share, v, window);
-            else
-                multiply_values<D, true>(rows, share, v, window);
-        }
+        if (window & WHOLE)
+            multiply_values<D, false>(rows, share, v, window);
+        else if (window)
+            multiply_values<D, true>(rows, share, v, window);
     }
-    finish_rows(rows, q, row, p, item);
+    finish_rows(rows, q, warp_index() * WARP_ROWS, p, item);
     __syncwarp();
-    store_rows<D>(q, row, p, item);
+    store_rows<D>(q, warp_index() * WARP_ROWS, p, item);
 }
 
 /* ---- the list ---- */
@@ -351,9 +381,8 @@ static void add_sequence(PrefillList *list, const AttnLimits *limits, const Attn
         prefix_pages += pages_between(l->segment[i].from, l->segment[i].from + l->segment[i].length);
     Segment own = l->segment[end - 1];
     for (int32_t first = 0; first < tokens * group; first += BLOCK_ROWS) {
-        int32_t last =
-            first + BLOCK_ROWS < tokens * group ? first + BLOCK_ROWS : tokens * group; /* past the tile */
-        int32_t own_to = own.from + own.length - tokens + (last - 1) / group + 1;
+        int32_t end_row = first + BLOCK_ROWS < tokens * group ? first + BLOCK_ROWS : tokens * group;
+        int32_t own_to = own.from + own.length - tokens + (end_row - 1) / group + 1;
         int32_t pages = prefix_pages + pages_between(own.from, own_to);
         list->item.host[list->items++] = PrefillItem{first, l->row[s], tokens, l->seg[s], end, pages};
     }
