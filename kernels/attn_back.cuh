@@ -22,7 +22,7 @@ enum {
 /* Key c of the page, key_from <= c < key_to, is seen by the packed rows from (diagonal + c) * group on, but
  * not before row_from nor after row_to. row_from is where the walk begins: the first row that sees any key.
  */
-struct BackVisit {
+struct alignas(16) BackVisit {
     int32_t row_from, row_to;
     int32_t diagonal; /* a token */
     int16_t key_from, key_to;
@@ -53,12 +53,26 @@ struct BackList {
     uint32_t *ticket;     /* [slots,G] device: how many parts have come; zero between two passes */
 };
 
+/* What the tiled kernels are given. */
+struct BackPass {
+    const bf16 *q, *k, *v, *d_o;
+    float *dq, *dk_own, *dv_own, *dk_learned, *dv_learned;
+    float2 *row;    /* as in BackList */
+    int64_t packed; /* rows of one head in it: T * group, made even */
+    int32_t H, G, group;
+    float scale, rate; /* rate: scale * log2(e) */
+};
+
 /* Takes the arrays for the largest batch. Runs twice: to count, and to place. */
 void back_place(BackList *list, const AttnLimits *limits, PlanMemory *memory);
 /* Builds the lists of a checked layout and queues their upload. */
 Status back_build(BackList *list, const AttnLimits *limits, const AttnLayout *layout, CudaStream *s);
 /* All gradients asked for, by tiles (head_has_tiles, list.fits); q, k, v, o, d_o bf16. */
 Status back_run(CudaStream *s, const CudaPlan *plan, const AttnBackArgs *a);
+/* Their parts: dk and dv of items from .. to; dq. `row` has been filled. */
+Status back_keys_run(CudaStream *s, const BackList *list, const BackPass *pass, int32_t D, int32_t from,
+                     int32_t to);
+Status back_queries_run(CudaStream *s, const CudaPlan *plan, const BackPass *pass);
 /* All gradients asked for, any head size up to 256; q, k, v, o, d_o of one type, f32 or bf16. */
 Status back_plain_run(CudaStream *s, const CudaPlan *plan, const AttnBackArgs *a);
 

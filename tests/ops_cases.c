@@ -281,7 +281,7 @@ static void run_distill(OpsRig *r, const void *shape) {
         int32_t n = w % 5 == 3 ? 0 : (int32_t)z->out; /* a row that nobody supervises */
         first[w + 1] = first[w] + n;
         for (int32_t j = 0; j < n; j++) {
-            id[first[w] + j] = (int32_t)((w * 31 + j * 7) % z->in);
+            id[first[w] + j] = (int32_t)((w * 31 + j * (z->in / z->out)) % z->in); /* all over the row */
             logprob[first[w] + j] = -log(2.0) * (j + 1) - 0.1;
         }
     }
@@ -303,6 +303,32 @@ static void run_distill(OpsRig *r, const void *shape) {
     ops_rig_take(r, "gradient", FINE, logits);
 }
 
+/* Two candidates so far above all other tokens that 1 - Q is no difference of rounded numbers. */
+static void run_distill_sure(OpsRig *r, const void *shape) {
+    const Sizes *z = shape;
+    double *x = malloc(sizeof(double) * (size_t)(z->rows * z->in));
+    int32_t *first = below(z->rows + 1, 1, 1), *id = below(2 * z->rows, 1, 1);
+    double *logprob = malloc(sizeof(double) * (size_t)(2 * z->rows));
+    assert_true(x && logprob);
+    for (int64_t i = 0; i < z->rows * z->in; i++) x[i] = (double)random_normal(7, 0, (uint64_t)i);
+    for (int32_t w = 0; w < z->rows; w++) {
+        first[w + 1] = 2 * (w + 1);
+        for (int32_t j = 0; j < 2; j++) {
+            id[2 * w + j] = (int32_t)((w * 31 + j * z->in / 2) % z->in);
+            logprob[2 * w + j] = log(0.5 - 0.001);
+            x[w * z->in + id[2 * w + j]] = 24 + w;
+        }
+    }
+    Tensor logits = FLOATS(r, r->real, x, z->rows, z->in), kl = BLANK(r, r->real, z->rows);
+    ops_rig_distill(r, (DistillArgs){.kl = kl,
+                                     .logits = logits,
+                                     .first = WHOLE(r, first, z->rows + 1),
+                                     .id = WHOLE(r, id, 2 * z->rows),
+                                     .logprob = FLOATS(r, DT_F32, logprob, 2 * z->rows)});
+    free(x), free(first), free(id), free(logprob);
+    ops_rig_take(r, "kl", FINE, kl);
+}
+
 /* A grid of eighths makes many ties. */
 static void run_topk(OpsRig *r, const void *shape) {
     const Sizes *z = shape;
@@ -310,6 +336,20 @@ static void run_topk(OpsRig *r, const void *shape) {
     assert_non_null(x);
     for (int64_t i = 0; i < z->rows * z->in; i++)
         x[i] = round(24 * (double)random_normal(1, 0, (uint64_t)i)) / 8;
+    Tensor logits = FLOATS(r, r->real, x, z->rows, z->in);
+    free(x);
+    Tensor id = BLANK(r, DT_I32, z->rows, z->out), logprob = BLANK(r, r->real, z->rows, z->out);
+    ops_rig_topk(r, (TopkArgs){id, logprob, logits});
+    ops_rig_take(r, "id", SAME, id);
+    ops_rig_take(r, "logprob", FINE, logprob);
+}
+
+/* No token is better than another, by whatever sign of zero. */
+static void run_topk_alike(OpsRig *r, const void *shape) {
+    const Sizes *z = shape;
+    double *x = malloc(sizeof(double) * (size_t)(z->rows * z->in));
+    assert_non_null(x);
+    for (int64_t i = 0; i < z->rows * z->in; i++) x[i] = i % 3 ? 0.0 : -0.0;
     Tensor logits = FLOATS(r, r->real, x, z->rows, z->in);
     free(x);
     Tensor id = BLANK(r, DT_I32, z->rows, z->out), logprob = BLANK(r, r->real, z->rows, z->out);
@@ -339,6 +379,34 @@ static void run_sample(OpsRig *r, const void *shape) {
                                    WHOLE(r, top_k, z->rows), whole_below(r, z->rows, 1000, 2), seed});
     ops_rig_take(r, "id", SAME, id);
     ops_rig_take(r, "logprob", FINE, logprob);
+}
+
+/* Filters that leave hundreds of tokens or end among equal ones; in every fifth row all tokens are equal. */
+static void run_sample_ties(OpsRig *r, const void *shape) {
+    const Sizes *z = shape;
+    enum { ROWS = 20 };
+    static const double top_p[] = {1, 0.9, 0.5, 0.99, 0};
+    static const int32_t top_k[] = {0, 300, 1, 700};
+    double temperature[ROWS], p[ROWS], min_p[ROWS], *x = malloc(sizeof(double) * (size_t)(ROWS * z->in));
+    int32_t k[ROWS];
+    assert_non_null(x);
+    for (int32_t w = 0; w < ROWS; w++) {
+        temperature[w] = 1 + w % 2, p[w] = top_p[w % 5], min_p[w] = w % 7 ? 0 : 0.25, k[w] = top_k[w % 4];
+        for (int64_t v = 0; v < z->in; v++)
+            x[w * z->in + v] = w % 5 == 2 ? 1 : round(3 * (double)random_normal(8, (uint64_t)w, (uint64_t)v)) / 2;
+    }
+    Tensor seed = tensor_shape(whole_below(r, 2 * ROWS, 1 << 30, 3), ROWS, 2), id = BLANK(r, DT_I32, ROWS);
+    Tensor logits = FLOATS(r, r->real, x, ROWS, z->in);
+    free(x);
+    ops_rig_sample(r, (SampleArgs){.id = id,
+                                   .logits = logits,
+                                   .temperature = FLOATS(r, DT_F32, temperature, ROWS),
+                                   .top_p = FLOATS(r, DT_F32, p, ROWS),
+                                   .min_p = FLOATS(r, DT_F32, min_p, ROWS),
+                                   .top_k = WHOLE(r, k, ROWS),
+                                   .counter = whole_below(r, ROWS, 1000, 2),
+                                   .seed = seed});
+    ops_rig_take(r, "id", SAME, id);
 }
 
 /* ---- learning ---- */
@@ -512,6 +580,23 @@ static const AttnShape shapes[] = {
       {.rows = 33, .read = {{2}}},
       {.rows = 2, .read = {{1}}}},
      0},
+    {"two pieces in one batch from odd packed rows, group 3, heads of 64",
+     2,
+     3,
+     64,
+     {70, 12, 20},
+     {{.rows = 7, .read = {{1}, {3, 3, 9}}},
+      {.rows = 41, .read = {{3}}},
+      {.rows = 30, .keys = 71, .read = {{3}}, .with = 2},
+      {.rows = 2, .keys = 5, .from = 62, .read = {{2}, {1, 63, 2}}}},
+     0},
+    {"rows of one page in several parts, group 7, heads of 64",
+     1,
+     7,
+     64,
+     {70},
+     {{.rows = 150, .read = {{1}}}, {.rows = 3, .read = {{1}}}},
+     0},
 };
 #define ATTN(i, slack)                                                                                       \
     {"attn", run_attn, &shapes[i], slack}, {                                                                 \
@@ -580,14 +665,21 @@ const OpsCase ops_cases[] = {
     ATTN(18, 4),
     ATTN(19, 4),
     ATTN(20, 4),
+    ATTN(21, 4),
+    ATTN(22, 4),
     {"distill", run_distill, SIZES(6, 50, 4), 8},
     {"distill, one candidate", run_distill, SIZES(5, 1003, 1), 8},
     {"distill, a large vocabulary", run_distill, SIZES(9, 5003, 20), 8},
+    {"distill, several parts", run_distill, SIZES(4, 19997, 20), 8},
+    {"distill, a sure student", run_distill_sure, SIZES(6, 203, 0), 8},
     {"topk, one", run_topk, SIZES(5, 3001, 1), 4},
     {"topk", run_topk, SIZES(5, 3001, 20), 4},
     {"topk, all", run_topk, SIZES(3, 50, 50), 4},
+    {"topk, several parts and readings", run_topk, SIZES(3, 19997, 70), 4},
+    {"topk, all alike", run_topk_alike, SIZES(2, 3001, 20), 4},
     {"sample", run_sample, SIZES(60, 50, 0), 4},
     {"sample, a large vocabulary", run_sample, SIZES(60, 3001, 0), 4},
+    {"sample, ties", run_sample_ties, SIZES(0, 2999, 0), 4},
     {"adam to bf16", run_adam, SIZES(1, 1, 40), 8},
     {"adam to f32", run_adam, SIZES(0, 2, 64), 8},
     {"adam, many heads of an odd width", run_adam, SIZES(1, 90, 3), 8},
