@@ -38,22 +38,24 @@ static size_t bytes_live;
 static std::mutex memory_lock;
 static cudaError_t fault; /* sticky */
 
-/* With runtime.apart the host cannot touch device memory except while work runs: whole pages are closed to it. */
+/* With runtime.apart the host cannot touch device memory between a synchronisation and the next work: whole pages are
+ * closed to it. (Closing them after each piece of work would take most of the time.) */
 static size_t whole_pages(size_t bytes) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     return (bytes + page - 1) / page * page;
 }
 
-static void set_reach(int protection) {
-    if (!runtime.apart) return;
-    for (const auto &b : block_bytes) mprotect((void *)b.first, whole_pages(b.second), protection);
+static bool in_reach;
+static void set_reach(bool open) {
+    if (!runtime.apart || in_reach == open) return;
+    for (const auto &b : block_bytes)
+        mprotect((void *)b.first, whole_pages(b.second), open ? PROT_READ | PROT_WRITE : PROT_NONE);
+    in_reach = open;
 }
 
 static void do_work(const std::function<void()> &work) {
-    if (fault) return;
-    set_reach(PROT_READ | PROT_WRITE);
-    work();
-    set_reach(PROT_NONE);
+    set_reach(true);
+    if (!fault) work();
 }
 
 static void *device_alloc(size_t bytes) {
@@ -183,9 +185,10 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
     *out = device_alloc(bytes);
     if (!*out) return cudaErrorMemoryAllocation;
     memset(*out, 0xFF, bytes);
+    set_reach(true); /* as the new block is */
     block_bytes[*out] = bytes;
     bytes_live += bytes;
-    set_reach(PROT_NONE);
+    set_reach(false);
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *p) {
@@ -246,6 +249,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
     if (s && s->recording) fail("cudaStreamSynchronize while the stream captures a graph");
+    set_reach(false);
     return cudaGetLastError();
 }
 cudaError_t cudaDeviceSynchronize() {
@@ -297,6 +301,7 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
     return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t) {
+    set_reach(false);
     return cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b) {
