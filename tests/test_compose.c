@@ -1,5 +1,5 @@
 /* test_compose.c -- several cartridges in one file: the same logits as the list of them, bit for bit where
- * one thread adds in the order of the keys, within rounding where a backend cuts the keys into other pieces;
+ * a backend adds up key by key, within rounding where a backend cuts the keys into other pieces;
  * and a file that says what was done. */
 #include "tests/rig.h"
 

@@ -12,7 +12,7 @@
 #include "kernels/base/json.h"
 
 static const char CONFIG[] = "adapter_config.json", WEIGHTS[] = "adapter_model.safetensors";
-static const char TENSOR[] = "prompt_embeddings", META[] = "cartridge";
+static const char TENSOR[] = "prompt_embeddings", META[] = "cartridge", SEAL[] = "sha256";
 
 bool cartridge_peft_is(const char *path) {
     char config[PATH_MAX];
@@ -86,8 +86,9 @@ static Status take_rows(CartridgeData *out, Tensor embeddings, Rounding *r, cons
 static Status read_info(CartridgeInfo *info, const SafeFile *f, const Config *c, const char *folder,
                         const CartridgeInfo *of) {
     const char *own = safe_meta(f, META);
-    if (own) {
+    if (own || safe_meta(f, SEAL)) { /* either: so that one damaged letter does not make it somebody else's */
         TRY(safe_verify(f));
+        NEED(own, ST_FORMAT, "%s: is sealed, but no cartridge", safe_path(f));
         return cartridge_info_parse(info, own, safe_path(f));
     }
     NEED(of, ST_ARG, "%s: does not say which model it belongs to; name the model's folder", folder);

@@ -1,8 +1,9 @@
-"""check_peft.py PROGRAM MODEL CARTRIDGE QUESTIONS -- a cartridge in PEFT's hands and in ours: the same numbers.
+"""check_peft.py PROGRAM MODEL CARTRIDGE QUESTIONS -- a cartridge in PEFT's hands and in ours.
 
-PROGRAM is the built program, MODEL a folder, CARTRIDGE a file for it, QUESTIONS a JSONL file as `cartridge eval` reads
-it. Needs torch, transformers, peft and safetensors; run by hand, not by any test. What PEFT gives for small models lies
-beside it as golden files (make_peft.py), and tests/test_convert.c holds ours against those.
+PROGRAM is the built program, MODEL a folder with ChatML turns, CARTRIDGE a file for it, QUESTIONS a JSONL
+file as `cartridge eval` reads it. Needs torch, transformers, peft and safetensors; run by hand, not by any
+test. What PEFT gives for a small model lies beside it as golden files (make_peft.py); tests/test_convert.c
+holds ours against those.
 
 Leaves with 1 if anything differs by more than rounding.
 """
@@ -79,7 +80,8 @@ def gold_nll(logits_of, tokenizer, questions):
 
 def greedy(adapted, tokenizer, question):
     ids = ids_of(tokenizer, turn(question))
-    out = adapted.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=GREEDY, do_sample=False)
+    mask = torch.ones_like(ids)
+    out = adapted.generate(input_ids=ids, attention_mask=mask, max_new_tokens=GREEDY, do_sample=False)
     return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 
@@ -89,7 +91,7 @@ def main(program, folder, cartridge, questions_path):
     questions = [json.loads(line) for line in open(questions_path)]
     tokenizer, rows = AutoTokenizer.from_pretrained(folder), file_rows(cartridge)
     with tempfile.TemporaryDirectory() as place:
-        out, saved, again, theirs = (os.path.join(place, n) for n in ("out", "saved", "again.cartridge", "theirs.cartridge"))
+        out, saved, again, theirs = (os.path.join(place, n) for n in ("out", "saved", "again", "theirs"))
         print(run(program, "convert", cartridge, "-o", out, "-m", folder).strip())
         run(program, "convert", out, "-o", again)
         same = open(cartridge, "rb").read() == open(again, "rb").read()
@@ -97,26 +99,28 @@ def main(program, folder, cartridge, questions_path):
 
         adapted = PeftModel.from_pretrained(load_base(folder), out).eval()
         held = adapted.prompt_encoder["default"].weight
-        check("PEFT holds the rows of the file", torch.equal(held, peft_layout(rows).float()), list(held.shape))
+        same = torch.equal(held, peft_layout(rows).float())
+        check("PEFT holds the rows of the file", same, list(held.shape))
 
         ids = ids_of(tokenizer, turn(questions[0]["question"]) + questions[0]["answer"])
-        logits_of = lambda ids: adapted(ids).logits[0]
+        logits_of = lambda x: adapted(x).logits[0]
         with_peft, without = logits_of(ids), behind_rows(load_base(folder), rows, ids)
         difference = (with_peft - without).abs().max().item()
         check("logits of PEFT and of the rows as a plain cache", difference <= 1e-4,
               f"largest {with_peft.abs().max():.3f}, largest difference {difference:.3g}")
 
-        lines = run(program, "eval", "-m", folder, "-c", cartridge, "--set", questions_path, "--json", "-q").splitlines()
-        nll = next(row["nll"] for row in map(json.loads, lines) if row["context"] == "cartridge")
+        lines = run(program, "eval", "-m", folder, "-c", cartridge, "--set", questions_path, "--json", "-q")
+        nll = next(row["nll"] for row in map(json.loads, lines.splitlines()) if row["context"] == "cartridge")
         peft_nll = gold_nll(logits_of, tokenizer, questions)
         check(f"NLL of {len(questions)} gold answers, ours and PEFT's", abs(nll - peft_nll) <= 1e-3,
               f"{nll:.6f} and {peft_nll:.6f} nats per token")
 
-        answers = [(greedy(adapted, tokenizer, q["question"]),
-                    run(program, "chat", "-m", folder, "-c", cartridge, "-q", "--max-tokens", str(GREEDY), "--prompt",
-                        q["question"]).strip()) for q in questions[:CHATS]]
+        chat = [program, "chat", "-m", folder, "-c", cartridge, "-q", "--max-tokens", str(GREEDY), "--prompt"]
+        answers = [(greedy(adapted, tokenizer, q["question"]), run(*chat, q["question"]).strip())
+                   for q in questions[:CHATS]]
         equal = sum(a == b for a, b in answers)
-        check(f"greedy answers, {GREEDY} tokens", equal == len(answers), f"{equal} of {len(answers)} are equal")
+        found = f"{equal} of {len(answers)} are equal"
+        check(f"greedy answers, {GREEDY} tokens", equal == len(answers), found)
         for a, b in answers:
             if a != b:
                 print(f"      PEFT: {a!r}\n      ours: {b!r}")
@@ -124,8 +128,8 @@ def main(program, folder, cartridge, questions_path):
         adapted.save_pretrained(saved)
         print(run(program, "convert", saved, "-o", theirs, "-m", folder).strip())
         back = file_rows(theirs)
-        check("what PEFT saves comes in with the same rows", torch.equal(peft_layout(back), peft_layout(rows)),
-              f"{len(back)} layers")
+        same = torch.equal(peft_layout(back), peft_layout(rows))
+        check("what PEFT saves comes in with the same rows", same, f"{len(back)} layers")
     sys.exit(failed)
 
 
