@@ -18,6 +18,7 @@ const Command cmd_completion = {.name = "completion",
                                 .summary = "what makes a shell complete commands, options and values",
                                 .operands = "bash|zsh|fish",
                                 .operands_max = 1,
+                                .no_device = true,
                                 .about = "Prints a script for the shell that is named. An installed package "
                                          "has them in their places already. For "
                                          "this session only: source <(cartridge completion bash).",

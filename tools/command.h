@@ -21,6 +21,7 @@ typedef struct Command {
     const char
         *operands; /* what may stand beside options, as the usage writes it: "FILE...", "train|serve" */
     int32_t operands_max;          /* how many of them; more is an error */
+    bool no_device;       /* it computes nothing: no GPU is woken for it */
     const char *about;             /* paragraphs for the man page; NULL: the summary says it all */
     const char *examples;          /* command lines for the man page, one a line; NULL: none */
     OptionTable table[TABLES_MAX]; /* unused ones empty */
@@ -51,6 +52,7 @@ void command_options_close(CommandOptions *o); /* fine on a zeroed one */
 /* The text of `help`: of one command, or (NULL) of the program. */
 Status command_help(FILE *out, const Command *c);
 
+extern const Command cmd_plan;
 extern const Command cmd_compose, cmd_convert;
 extern const Command cmd_synth, cmd_train, cmd_eval, cmd_chat, cmd_inspect, cmd_demo, cmd_report, cmd_help,
     cmd_completion;

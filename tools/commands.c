@@ -6,10 +6,15 @@
 
 #include "tools/command.h"
 
+/* clang-format off */
 const Command *const commands[] = {
-    &cmd_demo, &cmd_synth,      &cmd_train, &cmd_eval, &cmd_chat, &cmd_inspect, &cmd_compose, &cmd_convert, &cmd_report, /* in the order of use */
-    &cmd_help, &cmd_completion, NULL,
+    &cmd_demo, &cmd_plan,                         /* to begin with */
+    &cmd_synth, &cmd_train, &cmd_eval, &cmd_chat, /* to make and to use */
+    &cmd_inspect, &cmd_compose, &cmd_convert, &cmd_report,
+    &cmd_help, &cmd_completion,
+    NULL,
 };
+/* clang-format on */
 
 #define AT(field) offsetof(Common, field)
 

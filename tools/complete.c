@@ -15,6 +15,8 @@ typedef struct Kind {
 static void add_part(Kind *k, const char *p, size_t n) {
     size_t used = strlen(k->words);
     if (n >= 3 && !strncmp(p + n - 3, "...", 3)) n -= 3, k->many = true;
+    const char *optional = memchr(p, '[', n); /* cuda[:N] */
+    if (optional) n = (size_t)(optional - p);
     if ((n == 4 && (!strncmp(p, "FILE", n) || !strncmp(p, "PATH", n))))
         k->file = true;
     else if (n == 3 && !strncmp(p, "DIR", n))

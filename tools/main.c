@@ -52,7 +52,7 @@ static Status run_call(const Call *k, int *code) {
     if (common->help) return command_help(stdout, k->c);
     if (common->print_config) return config_print(stdout, &k->o.set, k->c, k->config), ST_OK;
     if (common->threads) omp_set_num_threads((int)common->threads);
-    TRY(device_choose(common->device));
+    if (!k->c->no_device) TRY(device_choose(common->device));
     const Watch *watch = progress_start(common->quiet ? PROGRESS_NEVER : (ProgressMode)common->progress);
     return k->c->run(k->o.own, common, &k->rest, watch, code);
 }
