@@ -392,6 +392,7 @@ Status prefill_build(PrefillList *list, const AttnLimits *limits, const AttnLayo
     list->items = 0;
     if (!head_has_tiles(limits->head_dim)) return ST_OK;
     for (int32_t i = 0; i < layout->S; i++) {
+        if (sequence_rows(layout, i) <= DECODE_ROWS) continue;
         NEED(list->items + tiles_of(sequence_rows(layout, i), limits) <= list->item.capacity, ST_ARG,
              "attn_plan: more than the %lld tiles of rows that were planned for",
              (long long)list->item.capacity);
