@@ -68,22 +68,22 @@ static Ranked *my_ranking(const CpuStream *s) {
 
 /* ---- distill ---- */
 
-typedef struct RowLoss { double loss, kl, mass; } RowLoss;
+typedef struct RowLoss { double loss, kl, mass, sum; } RowLoss;
 
-/* The kept candidates' logits are in `kept`. */
-static RowLoss row_loss(const Ranked *kept, const float *logprob, int32_t n, double lse) {
-    RowLoss r = {0};
-    double student = 0;
+/* The kept candidates' logits are in `kept`; `others` is the sum of e^(x - most) over all other tokens, so that
+ * 1 - Q is a quotient of sums: of a sure student, a difference would be nothing but what rounding left. */
+static RowLoss row_loss(const Ranked *kept, const float *logprob, int32_t n, double most, double others) {
+    RowLoss r = {.sum = others};
+    for (int32_t j = 0; j < n; j++) r.sum += exp(kept[j].value - most);
+    double lse = most + log(r.sum);
     for (int32_t j = 0; j < n; j++) {
         double p = exp(logprob[j]), logq = kept[j].value - lse;
         r.loss -= p * logq;
         r.kl += p * (logprob[j] - logq);
         r.mass += p;
-        student += exp(logq);
     }
-    /* The tail as one bucket. Rounded log-probabilities may sum to a little more than one: then there is no
-     * tail. */
-    double tail = 1 - r.mass, student_tail = fmax(1 - student, 1e-300);
+    /* Rounded log-probabilities may sum to a little more than one: then there is no tail. */
+    double tail = 1 - r.mass, student_tail = fmax(others / r.sum, 1e-300);
     if (tail > 0) r.kl += tail * log(tail / student_tail);
     if (r.kl < 0) r.kl = 0; /* not by fmax, which would make a zero of a NaN */
     return r;
@@ -96,22 +96,29 @@ static void multiply(float *x, int64_t n, float factor) {
 }
 
 /* A gradient replaces the logits: by their exponentials in the pass that sums them, which are then only
- * scaled. */
+ * scaled. While that pass runs, the candidates are not there. */
 static RowLoss distill_row(const DistillArgs *a, int64_t w, Ranked *kept) {
     int64_t V = a->logits.dim[1];
     float *logits = (float *)a->logits.data + w * V;
     int32_t first = ((const int32_t *)a->first.data)[w], n = ((const int32_t *)a->first.data)[w + 1] - first;
     const int32_t *id = (const int32_t *)a->id.data + first;
     const float *logprob = (const float *)a->logprob.data + first;
-    for (int32_t j = 0; j < n; j++) kept[j] = (Ranked){logits[id[j]], id[j]};
     float most = row_largest(logits, V);
     if (a->best.data) ((int32_t *)a->best.data)[w] = row_best(logits, V, most);
-    double sum = sum_exp(a->gradient ? logits : NULL, logits, V, most, 1);
-    RowLoss r = n ? row_loss(kept, logprob, n, most + log(sum)) : (RowLoss){0};
-    if (!a->gradient) return r;
-    if (n) multiply(logits, V, (float)(a->scale * r.mass / sum));
+    for (int32_t j = 0; j < n; j++) {
+        kept[j] = (Ranked){logits[id[j]], id[j]};
+        logits[id[j]] = -INFINITY;
+    }
+    double others = sum_exp(a->gradient ? logits : NULL, logits, V, most, 1);
+    RowLoss r = n ? row_loss(kept, logprob, n, most, others) : (RowLoss){0};
+    if (!a->gradient) {
+        for (int32_t j = 0; j < n; j++) logits[id[j]] = kept[j].value;
+        return r;
+    }
+    if (n) multiply(logits, V, (float)(a->scale * r.mass / r.sum));
     else memset(logits, 0, sizeof *logits * (size_t)V);
-    for (int32_t j = 0; j < n; j++) logits[id[j]] -= (float)(a->scale * exp(logprob[j]));
+    for (int32_t j = 0; j < n; j++)
+        logits[id[j]] = (float)(a->scale * (r.mass * exp(kept[j].value - most) / r.sum - exp(logprob[j])));
     return r;
 }
 

@@ -393,7 +393,7 @@ static void run_sample_ties(OpsRig *r, const void *shape) {
     for (int32_t w = 0; w < ROWS; w++) {
         temperature[w] = 1 + w % 2, p[w] = top_p[w % 5], min_p[w] = w % 7 ? 0 : 0.25, k[w] = top_k[w % 4];
         for (int64_t v = 0; v < z->in; v++)
-            x[w * z->in + v] = w % 5 == 2 ? 1 : round(3 * (double)random_normal(8, (uint64_t)w, (uint64_t)v)) / 2;
+            x[w * z->in + v] = w % 5 == 2 ? 1 : round(3.0 * random_normal(8, (uint64_t)w, (uint64_t)v)) / 2;
     }
     Tensor seed = tensor_shape(whole_below(r, 2 * ROWS, 1 << 30, 3), ROWS, 2), id = BLANK(r, DT_I32, ROWS);
     Tensor logits = FLOATS(r, r->real, x, ROWS, z->in);

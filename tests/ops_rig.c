@@ -3,7 +3,7 @@
 
 enum { GUARD = 256, ARGS_MAX = 1024 };
 
-static const int64_t largest_rows = 512, largest_width = 1200, largest_vocab = 6000;
+static const int64_t largest_rows = 512, largest_width = 1200, largest_vocab = 20000;
 
 void ops_rig_open(OpsRig *r, const Ops *ops, DType act, DType grid) {
     *r = (OpsRig){.ops = ops, .act = act, .real = act == DT_F64 ? DT_F64 : DT_F32, .grid = grid};
