@@ -348,7 +348,7 @@ __global__ void __launch_bounds__(THREADS, 2) prefill_tile(const __grid_constant
             multiply_values<D, true>(rows, share, v, window);
     }
     finish_rows(rows, q, warp_index() * WARP_ROWS, p, item);
-    __syncwarp();
+    __syncwarp(); /* the rows are there, for all lanes */
     store_rows<D>(q, warp_index() * WARP_ROWS, p, item);
 }
 
