@@ -231,10 +231,10 @@ static Status plan_train(const Job *j, TrainPlan *out) {
                    .train = &job.train,
                    .rows = a->rows,
                    .conversations = (double)a->study.samples,
-                   .share = 1.0 / 3,
+                   .share = 0.25,
                    .tries = 1};
     out->low = train_seconds(&j->rates, &w);
-    w.share = 1, w.tries = 2;
+    w.share = 1, w.tries = 3;
     out->high = train_seconds(&j->rates, &w);
     return ST_OK;
 }
@@ -262,14 +262,12 @@ static void print_train(const Job *j, const TrainPlan *p) {
     printf("\ndisk       cartridge %s, checkpoint %s, and the conversations\n", cartridge, checkpoint);
     if (!j->a->from_data) print_range(j, "study", p->low.study, p->high.study);
     print_range(j, "training", p->low.train, p->high.train);
-    printf(j->card ? "A floor, from the rates of the data sheet, for texts of a third of the allowed length, "
-                     "all of them kept, "
-                     "to texts of\nthe whole length, half of them kept. No run can be faster; how much "
-                     "slower one is only a "
-                     "measurement can tell.\n"
-                   : "An estimate, from the rates measured above: for texts of a third of the allowed "
-                     "length, all of them "
-                     "kept, to texts of\nthe whole length, half of them kept.\n");
+    printf("%s: for texts of a quarter of the allowed length, all of them kept, to texts of the\nwhole "
+           "length, one of "
+           "three kept.%s\n",
+           j->card ? "A floor, from the rates of the data sheet"
+                   : "An estimate, from the rates measured above",
+           j->card ? " No run can be faster; how much slower one is, only a measurement tells." : "");
 }
 
 static void print_train_json(const Job *j, const TrainPlan *p) {

@@ -52,7 +52,7 @@ void command_options_close(CommandOptions *o); /* fine on a zeroed one */
 /* The text of `help`: of one command, or (NULL) of the program. */
 Status command_help(FILE *out, const Command *c);
 
-extern const Command cmd_plan;
+extern const Command cmd_doctor, cmd_plan;
 extern const Command cmd_compose, cmd_convert;
 extern const Command cmd_synth, cmd_train, cmd_eval, cmd_chat, cmd_inspect, cmd_demo, cmd_report, cmd_help,
     cmd_completion;

@@ -8,7 +8,7 @@
 
 /* clang-format off */
 const Command *const commands[] = {
-    &cmd_demo, &cmd_plan,                         /* to begin with */
+    &cmd_demo, &cmd_doctor, &cmd_plan,            /* to begin with */
     &cmd_synth, &cmd_train, &cmd_eval, &cmd_chat, /* to make and to use */
     &cmd_inspect, &cmd_compose, &cmd_convert, &cmd_report,
     &cmd_help, &cmd_completion,

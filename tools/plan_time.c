@@ -53,22 +53,27 @@ static double study_seconds(const Rates *r, const TrainWork *w) {
                         (Passes){.keys = chunk, .logits = 1});
 }
 
+/* Held-out conversations are read before the first step, ten times on the way (each step, where there are
+ * fewer), and for the comparison at the end. */
+static double heldout_rows(double heldout, double length, double steps) {
+    enum { LOOKS = 10, OTHER_LOOKS = 4 };
+    return heldout * length * (fmin(steps, LOOKS) + OTHER_LOOKS);
+}
+
 static double training_seconds(const Rates *r, const TrainWork *w) {
-    enum {
-        FRAME_TOKENS = 10,
-        LOOKS = 14
-    }; /* around the texts of a turn; evaluations, first and last and beside others */
+    enum { FRAME_TOKENS = 10 }; /* around the texts of a turn */
     const StudyOptions defaults = study_defaults(), *s = w->study ? w->study : &defaults;
     const TrainerOptions *o = w->train;
     double answer = w->share * s->answer_max * s->rounds;
     double length = w->share * s->question_max * s->rounds + answer + FRAME_TOKENS * s->rounds;
-    double heldout = fmin(fmax(o->heldout * w->conversations, o->heldout > 0 ? 32 : 0), w->conversations / 2);
+    double heldout = o->heldout > 0 ? fmin(fmax(o->heldout * w->conversations, 32), w->conversations / 2) : 0;
     double visits =
         o->steps > 0 ? (double)o->steps * o->step_tokens / answer : o->epochs * (w->conversations - heldout);
+    double looked_at = heldout_rows(heldout, length, visits * answer / o->step_tokens);
     Passes p = {.keys = (double)w->rows + length / 2, .logits = answer / length, .back = true};
     double seconds = rows_seconds(w->model, r, visits * length, o->rows_max, p);
     p.back = false;
-    return seconds + rows_seconds(w->model, r, LOOKS * heldout * length, o->rows_max, p);
+    return seconds + rows_seconds(w->model, r, looked_at, o->rows_max, p);
 }
 
 TrainTime train_seconds(const Rates *r, const TrainWork *w) {
