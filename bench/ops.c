@@ -211,13 +211,10 @@ static void bench_linear_back(Bench *b) {
 
 static void bench_rows(Bench *b) {
     const int64_t T = 1000, C = b->shape->C;
-    Tensor table = SOME(b, DT_BF16, 4096, C), id = counted(b, T, 7, 4), y = TAKE(b, DT_F32, T, C),
-           x = SOME(b, DT_F32, T, C);
+    Tensor table = SOME(b, DT_BF16, 4096, C), id = counted(b, T, 7, 4), y = TAKE(b, DT_F32, T, C);
     GatherArgs gather = {y, table, id};
     RUN(b, "gather", T * C * 6, 0, b->ops->gather(b->stream, &gather), "T %lld, C %lld", (long long)T,
         (long long)C);
-    AddArgs add = {y, x};
-    RUN(b, "add", T * C * 12, 0, b->ops->add(b->stream, &add), "T %lld, C %lld", (long long)T, (long long)C);
 }
 
 static void bench_norm(Bench *b) {
@@ -233,14 +230,6 @@ static void bench_norm(Bench *b) {
         (long long)C);
 }
 
-static void bench_rope(Bench *b) {
-    const int64_t T = 1000, H = b->shape->H, D = b->shape->D;
-    Tensor x = SOME(b, DT_F32, T, H, D), pos = counted(b, T, 0, 1), freq = SOME(b, DT_F32, D / 2);
-    RopeArgs a = {x, pos, freq, 1};
-    RUN(b, "rope", T * H * D * 8, 0, b->ops->rope(b->stream, &a), "T %lld, H %lld", (long long)T,
-        (long long)H);
-}
-
 static void bench_swiglu(Bench *b) {
     const int64_t T = 1000, F = b->shape->F;
     Tensor y = TAKE(b, DT_F32, T, F), gate = SOME(b, DT_F32, T, F), up = SOME(b, DT_F32, T, F);
@@ -253,16 +242,19 @@ static void bench_swiglu(Bench *b) {
         (long long)T, (long long)F);
 }
 
-static void bench_pages(Bench *b) {
-    const int64_t T = 1000, G = b->shape->G, D = b->shape->D, pages = T / KV_PAGE + 1;
-    Tensor k = SOME(b, DT_F32, T, G, D), v = SOME(b, DT_F32, T, G, D), slot = counted(b, T, 0, 1);
+static void bench_heads(Bench *b) {
+    const int64_t T = 1000, H = b->shape->H, G = b->shape->G, D = b->shape->D, pages = T / KV_PAGE + 1;
+    Tensor q = SOME(b, DT_F32, T, H, D), k = SOME(b, DT_F32, T, G, D), v = SOME(b, DT_F32, T, G, D);
     Tensor kp = TAKE(b, DT_F32, pages, G, KV_PAGE, D), vp = TAKE(b, DT_F32, pages, G, KV_PAGE, D);
-    PageStoreArgs store = {kp, vp, k, v, slot};
-    RUN(b, "page_store", T * G * D * 16, 0, b->ops->page_store(b->stream, &store), "T %lld, G %lld",
-        (long long)T, (long long)G);
-    PageLoadArgs load = {k, v, kp, vp, slot};
-    RUN(b, "page_load", T * G * D * 16, 0, b->ops->page_load(b->stream, &load), "T %lld, G %lld",
-        (long long)T, (long long)G);
+    Tensor pos = counted(b, T, 0, 1), slot = counted(b, T, 0, 1), freq = SOME(b, DT_F32, D / 2), none = {0};
+    HeadsArgs a = {q, kp, vp, q, k, v, none, none, pos, slot, freq, 0};
+    const int64_t bytes = T * (H + 2 * G) * D * 8;
+    RUN(b, "heads", bytes, 0, b->ops->heads(b->stream, &a), "T %lld, H %lld, G %lld", (long long)T,
+        (long long)H, (long long)G);
+    Tensor dq = TAKE(b, DT_F32, T, H, D);
+    HeadsBackArgs back = {dq, k, v, q, kp, vp, none, none, none, none, pos, slot, freq, 0};
+    RUN(b, "heads_back", bytes, 0, b->ops->heads_back(b->stream, &back), "T %lld, H %lld, G %lld",
+        (long long)T, (long long)H, (long long)G);
 }
 
 /* S sequences behind one prefix of P rows, each with n rows whose own keys before them number `past`. */
@@ -400,8 +392,8 @@ static const struct {
 } groups[] = {
     {"linear", bench_linear},   {"linear_back", bench_linear_back},
     {"attn", bench_attn},       {"rows", bench_rows},
-    {"norm", bench_norm},       {"rope", bench_rope},
-    {"swiglu", bench_swiglu},   {"pages", bench_pages},
+    {"norm", bench_norm},       {"heads", bench_heads},
+    {"swiglu", bench_swiglu},
     {"distill", bench_distill}, {"choice", bench_choice},
     {"adam", bench_adam},
 };

@@ -75,12 +75,6 @@ Status scatter_check(const ScatterArgs *a) {
     return ST_OK;
 }
 
-Status add_check(const AddArgs *a) {
-    TRY(check_any("add", "y", a->y, FLOAT));
-    SAME_AS("add", a->x, FLOAT, a->y);
-    return ST_OK;
-}
-
 Status norm_check(const NormArgs *a) {
     TRY(check_any("norm", "x", a->x, FLOAT));
     int64_t C = a->x.dim[a->x.ndim - 1];
@@ -105,6 +99,7 @@ Status linear_check(const LinearArgs *a) {
     CHECK("linear", a->w, ANY, -1, a->x.dim[1]);
     CHECK("linear", a->y, FLOAT, a->x.dim[0], a->w.dim[0]);
     CHECK_OR_ABSENT("linear", a->b, ANY, a->w.dim[0]);
+    if (a->residual.data) SAME_AS("linear", a->residual, 1u << a->y.dtype, a->y);
     return ST_OK;
 }
 
@@ -112,15 +107,6 @@ Status linear_back_check(const LinearBackArgs *a) {
     CHECK("linear_back", a->dy, FLOAT, -1, -1);
     CHECK("linear_back", a->w, ANY, a->dy.dim[1], -1);
     CHECK("linear_back", a->dx, FLOAT, a->dy.dim[0], a->w.dim[1]);
-    return ST_OK;
-}
-
-Status rope_check(const RopeArgs *a) {
-    CHECK("rope", a->x, FLOAT, -1, -1, -1);
-    NEED(a->x.dim[2] % 2 == 0, ST_ARG, "rope: head size %lld is odd", (long long)a->x.dim[2]);
-    CHECK("rope", a->pos, I32, a->x.dim[0]);
-    CHECK("rope", a->freq, F32, a->x.dim[2] / 2);
-    NEED(a->sign == 1 || a->sign == -1, ST_ARG, "rope: sign is %d, wanted 1 or -1", a->sign);
     return ST_OK;
 }
 
@@ -140,22 +126,45 @@ Status swiglu_back_check(const SwigluBackArgs *a) {
     return ST_OK;
 }
 
-/* Rows [T,G,D], a pool of pages of them, and the slots between the two. */
-static Status check_paging(const char *op, Tensor k_pool, Tensor v_pool, Tensor k, Tensor v, Tensor slot) {
-    CHECK(op, k, FLOAT, -1, -1, -1);
+/* ---- heads ---- */
+
+/* What both directions share: q [T,H,D], k and v [T,G,D] and their pools, positions, slots and angles. */
+static Status check_heads(const char *op, Tensor q, Tensor k, Tensor v, Tensor k_pool, Tensor v_pool,
+                          Tensor pos, Tensor slot, Tensor freq) {
+    CHECK(op, q, FLOAT, -1, -1, -1);
+    int64_t T = q.dim[0], D = q.dim[2];
+    NEED(D % 2 == 0, ST_ARG, "%s: head size %lld is odd", op, (long long)D);
+    CHECK(op, k, FLOAT, T, -1, D);
     SAME_AS(op, v, FLOAT, k);
-    CHECK(op, k_pool, FLOAT, -1, k.dim[1], KV_PAGE, k.dim[2]);
+    CHECK(op, k_pool, FLOAT, -1, k.dim[1], KV_PAGE, D);
     SAME_AS(op, v_pool, FLOAT, k_pool);
-    CHECK(op, slot, I32, k.dim[0]);
+    CHECK(op, pos, I32, T);
+    CHECK(op, slot, I32, T);
+    CHECK(op, freq, F32, D / 2);
     return ST_OK;
 }
 
-Status page_store_check(const PageStoreArgs *a) {
-    return check_paging("page_store", a->k_pool, a->v_pool, a->k, a->v, a->slot);
+static Status check_head_norms(const char *op, Tensor w_q, Tensor w_k, int64_t D) {
+    NEED(!w_q.data == !w_k.data, ST_ARG, "%s: one of w_q and w_k is absent", op);
+    CHECK_OR_ABSENT(op, w_q, ANY, D);
+    CHECK_OR_ABSENT(op, w_k, ANY, D);
+    return ST_OK;
 }
 
-Status page_load_check(const PageLoadArgs *a) {
-    return check_paging("page_load", a->k_pool, a->v_pool, a->k, a->v, a->slot);
+Status heads_check(const HeadsArgs *a) {
+    TRY(check_heads("heads", a->q_raw, a->k_raw, a->v, a->k_pool, a->v_pool, a->pos, a->slot, a->freq));
+    SAME_AS("heads", a->q, FLOAT, a->q_raw);
+    return check_head_norms("heads", a->w_q, a->w_k, a->q.dim[2]);
+}
+
+Status heads_back_check(const HeadsBackArgs *a) {
+    TRY(check_heads("heads_back", a->dq, a->dk_raw, a->dv, a->dk_pool, a->dv_pool, a->pos, a->slot, a->freq));
+    SAME_AS("heads_back", a->dq_raw, FLOAT, a->dq);
+    TRY(check_head_norms("heads_back", a->w_q, a->w_k, a->dq.dim[2]));
+    if (!a->w_q.data) return ST_OK;
+    SAME_AS("heads_back", a->q_raw, FLOAT, a->dq);
+    SAME_AS("heads_back", a->k_raw, FLOAT, a->dk_raw);
+    return ST_OK;
 }
 
 /* ---- attention ---- */

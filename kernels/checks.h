@@ -7,16 +7,14 @@
 
 Status gather_check(const GatherArgs *a);
 Status scatter_check(const ScatterArgs *a);
-Status add_check(const AddArgs *a);
 Status norm_check(const NormArgs *a);
 Status norm_back_check(const NormBackArgs *a);
 Status linear_check(const LinearArgs *a);
 Status linear_back_check(const LinearBackArgs *a);
-Status rope_check(const RopeArgs *a);
+Status heads_check(const HeadsArgs *a);
+Status heads_back_check(const HeadsBackArgs *a);
 Status swiglu_check(const SwigluArgs *a);
 Status swiglu_back_check(const SwigluBackArgs *a);
-Status page_store_check(const PageStoreArgs *a);
-Status page_load_check(const PageLoadArgs *a);
 Status layout_check(const AttnLayout *layout, const AttnLimits *limits);
 /* T and pages: of the layout the plan was made for. */
 Status attn_check(const AttnArgs *a, const AttnLimits *limits, int32_t T);

@@ -93,16 +93,14 @@ extern const Ops ops_cpu_avx2;
 #define CPU_OPERATIONS(X)                                                                                    \
     X(gather, GatherArgs)                                                                                    \
     X(scatter, ScatterArgs)                                                                                  \
-    X(add, AddArgs)                                                                                          \
     X(norm, NormArgs)                                                                                        \
     X(norm_back, NormBackArgs)                                                                               \
     X(linear, LinearArgs)                                                                                    \
     X(linear_back, LinearBackArgs)                                                                           \
-    X(rope, RopeArgs)                                                                                        \
+    X(heads, HeadsArgs)                                                                                      \
+    X(heads_back, HeadsBackArgs)                                                                             \
     X(swiglu, SwigluArgs)                                                                                    \
     X(swiglu_back, SwigluBackArgs)                                                                           \
-    X(page_store, PageStoreArgs)                                                                             \
-    X(page_load, PageLoadArgs)                                                                               \
     X(attn, AttnArgs)                                                                                        \
     X(attn_back, AttnBackArgs)                                                                               \
     X(distill, DistillArgs)                                                                                  \

@@ -66,16 +66,14 @@ static inline int64_t blocks_for(int64_t n, int64_t per_block) {
 #define CUDA_OPERATIONS(X)                                                                                   \
     X(gather, GatherArgs)                                                                                    \
     X(scatter, ScatterArgs)                                                                                  \
-    X(add, AddArgs)                                                                                          \
     X(norm, NormArgs)                                                                                        \
     X(norm_back, NormBackArgs)                                                                               \
     X(linear, LinearArgs)                                                                                    \
     X(linear_back, LinearBackArgs)                                                                           \
-    X(rope, RopeArgs)                                                                                        \
+    X(heads, HeadsArgs)                                                                                      \
+    X(heads_back, HeadsBackArgs)                                                                             \
     X(swiglu, SwigluArgs)                                                                                    \
     X(swiglu_back, SwigluBackArgs)                                                                           \
-    X(page_store, PageStoreArgs)                                                                             \
-    X(page_load, PageLoadArgs)                                                                               \
     X(attn, AttnArgs)                                                                                        \
     X(attn_back, AttnBackArgs)                                                                               \
     X(distill, DistillArgs)                                                                                  \

@@ -1,4 +1,4 @@
-/* linear.c -- y = x w^T + b, and back to x. Weights never learn, so there is no third product. */
+/* linear.c -- y = residual + x w^T + b, and back to x. Weights never learn, so there is no third product. */
 #include "kernels/reference.h"
 
 Status linear_ref(Stream *s, const LinearArgs *a) {
@@ -9,7 +9,7 @@ Status linear_ref(Stream *s, const LinearArgs *a) {
     for (int64_t o = 0; o < O; o++)
         for (int64_t t = 0; t < T; t++) {
             double y = dot(a->x, t * I, a->w, o * I, I) + (a->b.data ? get(a->b, o) : 0);
-            put(a->y, t * O + o, a->accumulate ? get(a->y, t * O + o) + y : y);
+            put(a->y, t * O + o, a->residual.data ? get(a->residual, t * O + o) + y : y);
         }
     return ST_OK;
 }

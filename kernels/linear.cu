@@ -15,21 +15,20 @@
 
 enum { CHOICES = 512, WORKSPACE = 32 << 20, ROUNDED_ROWS_MIN = 64 };
 
-/* One product as cuBLASLt sees it: d (m x n) = op(a) b + beta d + bias. */
+/* One product as cuBLASLt sees it: d (m x n) = op(a) b + c + bias; c is NULL, or d itself, or another matrix. */
 typedef struct Product {
     int32_t m, n, k;
     bool transpose_a;
-    DType out;
-    bool accumulate;
-    const void *a, *b, *bias;
+    DType out; /* of c and d */
+    const void *a, *b, *bias, *c;
     void *d;
 } Product;
 
 /* What a choice depends on. */
 typedef struct Shape {
     int32_t m, n, k;
-    uint8_t transpose_a, out, accumulate, biased;
-    uint32_t align; /* of a, b and d, in bytes, at most 16 each */
+    uint8_t transpose_a, out, added, biased;
+    uint32_t align; /* of a, b, c and d, in bytes, at most 16 each */
 } Shape;
 typedef struct Choice {
     Shape shape;
@@ -77,9 +76,9 @@ static uint32_t alignment(const void *p, int32_t leading, size_t element) {
 }
 
 static Shape shape_of(const Product *p) {
-    Shape s = {p->m, p->n, p->k, p->transpose_a, (uint8_t)p->out, p->accumulate, p->bias != NULL, 0};
+    Shape s = {p->m, p->n, p->k, p->transpose_a, (uint8_t)p->out, p->c != NULL, p->bias != NULL, 0};
     s.align = alignment(p->a, p->transpose_a ? p->k : p->m, 2) | alignment(p->b, p->k, 2) << 8 |
-              alignment(p->d, p->m, dtype_bytes(p->out)) << 16;
+              alignment(p->c, p->m, dtype_bytes(p->out)) << 16 | alignment(p->d, p->m, dtype_bytes(p->out)) << 24;
     return s;
 }
 
@@ -121,7 +120,7 @@ static Status choose(Choice *to, const Call *c, const Shape *shape, Matmul *m, c
     cublasLtMatmulPreference_t wish = &memory;
     cublasLtMatmulHeuristicResult_t found;
     size_t workspace = WORKSPACE;
-    uint32_t align[3] = {shape->align & 255, shape->align >> 8 & 255, shape->align >> 16};
+    uint32_t align[4] = {shape->align & 255, shape->align >> 8 & 255, shape->align >> 16 & 255, shape->align >> 24};
     int n = 0;
     TRY_BLAS(op, cublasLtMatmulPreferenceInit(wish));
 #define SET(attribute, value) TRY_BLAS(op, cublasLtMatmulPreferenceSetAttribute(wish, attribute, &(value), sizeof(value)))
@@ -129,7 +128,7 @@ static Status choose(Choice *to, const Call *c, const Shape *shape, Matmul *m, c
     SET(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, align[0]);
     SET(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align[1]);
     SET(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align[2]);
-    SET(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align[2]);
+    SET(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align[3]);
 #undef SET
     TRY_BLAS(op, cublasLtMatmulAlgoGetHeuristic(m->handle, c->desc, c->a, c->b, c->d, c->d, wish, 1, &found, &n));
     NEED(n == 1, ST_UNSUPPORTED, "%s: cuBLASLt has no algorithm for a product of %d x %d x %d", op, shape->m, shape->n,
@@ -150,12 +149,13 @@ static Choice *choice_of(Matmul *m, const Shape *s) {
 static Status multiply(CudaStream *s, const Product *p, const char *op) {
     Call call;
     Shape shape = shape_of(p);
-    float one = 1, beta = p->accumulate;
+    float one = 1, beta = p->c != NULL;
+    const void *c = p->c ? p->c : p->d; /* not read when beta is 0 */
     Choice *choice = choice_of(s->matmul, &shape);
     TRY(describe(&call, p, op));
     if (!choice->known || memcmp(&choice->shape, &shape, sizeof shape))
         TRY(choose(choice, &call, &shape, s->matmul, op));
-    TRY_BLAS(op, cublasLtMatmul(s->matmul->handle, call.desc, &one, p->a, call.a, p->b, call.b, &beta, p->d, call.d, p->d,
+    TRY_BLAS(op, cublasLtMatmul(s->matmul->handle, call.desc, &one, p->a, call.a, p->b, call.b, &beta, c, call.d, p->d,
                                 call.d, &choice->algo, s->matmul->workspace, WORKSPACE, s->queue));
     return ST_OK;
 }
@@ -202,10 +202,11 @@ static Status in_bf16(CudaStream *s, Tensor x, RunRows run, const void *args, co
 
 static Status linear_rows(CudaStream *s, const void *args, Tensor x, int64_t first) {
     const LinearArgs *a = (const LinearArgs *)args;
-    Tensor y = tensor_rows(a->y, first, x.dim[0]);
-    if (skinny_suits(x, a->w)) return skinny_run(s, y, x, a->w, a->b, a->accumulate);
-    Product p = {(int32_t)a->w.dim[0], (int32_t)x.dim[0], (int32_t)x.dim[1], true, y.dtype, a->accumulate, a->w.data, x.data,
-                 a->b.data, y.data};
+    Tensor y = tensor_rows(a->y, first, x.dim[0]), residual = a->residual;
+    if (residual.data) residual = tensor_rows(residual, first, x.dim[0]);
+    if (skinny_suits(x, a->w)) return skinny_run(s, y, x, a->w, a->b, residual);
+    Product p = {(int32_t)a->w.dim[0], (int32_t)x.dim[0], (int32_t)x.dim[1], true, y.dtype, a->w.data, x.data, a->b.data,
+                 residual.data, y.data};
     return multiply(s, &p, "linear");
 }
 
@@ -223,8 +224,8 @@ Status linear_cuda(Stream *stream, const LinearArgs *a) {
 static Status back_rows(CudaStream *s, const void *args, Tensor dy, int64_t first) {
     const LinearBackArgs *a = (const LinearBackArgs *)args;
     Tensor dx = tensor_rows(a->dx, first, dy.dim[0]);
-    Product p = {(int32_t)a->w.dim[1], (int32_t)dy.dim[0], (int32_t)dy.dim[1], false, dx.dtype, a->accumulate, a->w.data,
-                 dy.data, NULL, dx.data};
+    Product p = {(int32_t)a->w.dim[1], (int32_t)dy.dim[0], (int32_t)dy.dim[1], false, dx.dtype, a->w.data, dy.data, NULL,
+                 a->accumulate ? dx.data : NULL, dx.data};
     return multiply(s, &p, "linear_back");
 }
 

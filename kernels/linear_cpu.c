@@ -1,4 +1,4 @@
-/* linear_cpu.c -- y = x w^T + b and its way back, weights in bf16.
+/* linear_cpu.c -- y = residual + x w^T + b and its way back, weights in bf16.
  *
  *   skinny   up to SKINNY_ROWS rows: a few weight rows at a time become f32 in the first-level cache, and
  *            each meets every row of x. No packing: decoding takes as long as reading 2 bytes a weight
@@ -36,17 +36,25 @@ static void add_bias(float *y, int64_t ldy, int64_t rows, const float *bias, int
         for (int64_t c = 0; c < columns; c++) y[t * ldy + c] += bias[c];
 }
 
+/* What a tile starts from; sgemm then adds to it. */
+static void copy_tile(float *y, const float *from, int64_t ld, int64_t rows, int64_t columns) {
+    for (int64_t t = 0; t < rows && y != from; t++)
+        memcpy(y + t * ld, from + t * ld, sizeof *y * (size_t)columns);
+}
+
 static void linear_tile(const LinearArgs *a, const float *bias, int64_t row, int64_t column, float *panel) {
     int64_t width = a->x.dim[1], outputs = a->w.dim[0];
     int64_t rows = least(TILE_ROWS, a->x.dim[0] - row), columns = least(PANEL_COLUMNS, outputs - column);
     const float *x = (const float *)a->x.data + row * width;
     float *y = (float *)a->y.data + row * outputs + column;
+    const float *residual = a->residual.data;
+    if (residual) copy_tile(y, residual + row * outputs + column, outputs, rows, columns);
     for (int64_t k = 0; k < width; k += PANEL_DEPTH) {
         int64_t depth = least(PANEL_DEPTH, width - k);
         for (int64_t c = 0; c < columns; c++)
             cpu_widen(panel + c * depth, a->w, (column + c) * width + k, depth);
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)depth, 1, x + k,
-                    (int)width, panel, (int)depth, k || a->accumulate ? 1 : 0, y, (int)outputs);
+                    (int)width, panel, (int)depth, k || residual ? 1 : 0, y, (int)outputs);
     }
     if (bias) add_bias(y, outputs, rows, bias + column, columns);
 }
@@ -167,11 +175,13 @@ static void dots_of_rows(int64_t rows, float out[][4], const float *w, const flo
 static void store_dots(const LinearArgs *a, const float *bias, float out[][4], int64_t outputs, int64_t rows,
                        int64_t o, int64_t t) {
     int64_t ldy = a->w.dim[0];
+    const float *residual = a->residual.data;
+    float *y = a->y.data;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < outputs; c++) {
-            float *y = (float *)a->y.data + (t + r) * ldy + o + c;
+            int64_t i = (t + r) * ldy + o + c;
             float value = out[c][r] + (bias ? bias[o + c] : 0);
-            *y = a->accumulate ? *y + value : value;
+            y[i] = residual ? residual[i] + value : value;
         }
 }
 
@@ -204,6 +214,7 @@ Status CPU(linear)(Stream *stream, const LinearArgs *a) {
     TRY(linear_check(a));
     CPU_F32("linear", a->y);
     CPU_F32("linear", a->x);
+    CPU_F32("linear", a->residual);
     const CpuStream *s = cpu_stream(stream);
     int64_t T = a->x.dim[0], width = a->x.dim[1];
     bool skinny = T <= SKINNY_ROWS && a->w.dtype == DT_BF16;

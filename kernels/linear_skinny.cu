@@ -24,8 +24,8 @@ bool skinny_suits(Tensor x, Tensor w) {
 struct Skinny {
     void *y;
     const bf16 *x, *w, *b;
+    const void *residual; /* like y, or NULL */
     int32_t T, I, O;
-    bool accumulate;
 };
 
 /* Eight depths of a row; zeros for a row that is not there. */
@@ -49,10 +49,10 @@ static __device__ __forceinline__ void multiply_stretch(float (&sum)[TILES][4], 
 }
 
 template <class Y> static __device__ __forceinline__ void store_output(const Skinny &p, int32_t t, int32_t o, float v) {
-    Y *y = (Y *)p.y + (int64_t)t * p.O + o;
+    int64_t i = (int64_t)t * p.O + o;
     if (p.b) v += __bfloat162float(p.b[o]);
-    if (p.accumulate) v += (float)*y;
-    *y = (Y)v;
+    if (p.residual) v += (float)((const Y *)p.residual)[i];
+    ((Y *)p.y)[i] = (Y)v;
 }
 
 template <class Y, int TILES> static __global__ void __launch_bounds__(WARPS * 32) skinny(Skinny p) {
@@ -78,9 +78,9 @@ template <class Y, int TILES> static __global__ void __launch_bounds__(WARPS * 3
     }
 }
 
-Status skinny_run(CudaStream *s, Tensor y, Tensor x, Tensor w, Tensor b, bool accumulate) {
-    Skinny p = {y.data, (const bf16 *)x.data, (const bf16 *)w.data, (const bf16 *)b.data, (int32_t)x.dim[0],
-                (int32_t)x.dim[1], (int32_t)w.dim[0], accumulate};
+Status skinny_run(CudaStream *s, Tensor y, Tensor x, Tensor w, Tensor b, Tensor residual) {
+    Skinny p = {y.data, (const bf16 *)x.data, (const bf16 *)w.data, (const bf16 *)b.data, residual.data, (int32_t)x.dim[0],
+                (int32_t)x.dim[1], (int32_t)w.dim[0]};
     dim3 grid((unsigned)blocks_for(p.O, OUTPUTS)), block(WARPS * 32);
     WITH_FLOAT(y, Y, {
         if (p.T <= COLUMNS)

@@ -6,7 +6,7 @@
 
 /* Whether the kernel takes this product: at most 16 rows, both bf16, width a multiple of 32, 16-byte aligned. */
 bool skinny_suits(Tensor x, Tensor w);
-/* y (+)= x w^T + b as in LinearArgs; y f32 or bf16. A row has the same bits whatever rows stand beside it. */
-Status skinny_run(CudaStream *s, Tensor y, Tensor x, Tensor w, Tensor b, bool accumulate);
+/* y = residual + x w^T + b as in LinearArgs; y f32 or bf16. A row has the same bits whatever rows stand beside it. */
+Status skinny_run(CudaStream *s, Tensor y, Tensor x, Tensor w, Tensor b, Tensor residual);
 
 #endif

@@ -1,8 +1,8 @@
 /* norm.cu -- root-mean-square norm over the last dimension, and the way back to its input.
  *
  * A row lies in registers between its sum and its store, so each element travels once in either direction.
- * Rows differ a lot in width (heads of 32, streams of 8192): a row gets a lane for each eight of its elements,
- * up to 256 lanes, and where that is not enough a lane has several groups of eight.
+ * Rows differ a lot in width (heads of 32, streams of 8192): a row gets a lane for each eight of its
+ * elements, up to 256 lanes, and where that is not enough a lane has several groups of eight.
  *
  *   a row of 4096:   lane   0     1     2    ...   255    0      1     ...   255
  *                    group  0     0     0    ...   0      1      1     ...   1
@@ -14,8 +14,8 @@
  *   ..8192     4         1   1
  *
  * The weights are the same for all rows. To read them once and not once per row, the grid is no larger than
- * the device and a block goes from rows to rows with its weights in registers, R at a time so that enough loads
- * are under way. */
+ * the device and a block goes from rows to rows with its weights in registers, R at a time so that enough
+ * loads are under way. */
 #include "kernels/vectors.cuh"
 
 enum { NORM_WIDTH_MAX = 8192, NORM_BLOCKS = 2 /* for each multiprocessor */ };
@@ -111,13 +111,13 @@ static dim3 grid_of(const CudaStream *s, int64_t rows, dim3 block) {
 Status norm_cuda(Stream *stream, const NormArgs *a) {
     CudaStream *s = cuda_stream(stream);
     TRY(norm_check(a));
-    TRY(cuda_float("norm", "y", a->y));
-    TRY(cuda_float("norm", "x", a->x));
-    TRY(cuda_float("norm", "w", a->w));
     TRY(cuda_type("norm", "rstd", a->rstd, DT_F32));
     int64_t rows = tensor_rows_count(a->x), width = width_of(a->x);
     TRY(check_width("norm", width));
-    NormTask t = {rows_of(a->y), rows_of(a->x), rows_of(a->w), (float *)a->rstd.data, rows, width, a->eps};
+    NormTask t = {{}, {}, {}, (float *)a->rstd.data, rows, width, a->eps};
+    FLOATS_OF(t.y, "norm", a->y, width);
+    FLOATS_OF(t.x, "norm", a->x, width);
+    FLOATS_OF(t.w, "norm", a->w, width);
     dim3 block = row_block(width), grid = grid_of(s, rows, block);
     TRY(cuda_begin(s, "norm"));
 #define LAUNCH_NR(N, R) TRY_LAUNCH("norm", (norm_kernel<N, R>), grid, block, 0, s, t)
@@ -175,16 +175,14 @@ static __global__ void __launch_bounds__(ROW_THREADS) norm_back_kernel(NormBackT
 Status norm_back_cuda(Stream *stream, const NormBackArgs *a) {
     CudaStream *s = cuda_stream(stream);
     TRY(norm_back_check(a));
-    TRY(cuda_float("norm_back", "dx", a->dx));
-    TRY(cuda_float("norm_back", "dy", a->dy));
-    TRY(cuda_float("norm_back", "x", a->x));
-    TRY(cuda_float("norm_back", "w", a->w));
     TRY(cuda_type("norm_back", "rstd", a->rstd, DT_F32));
     int64_t rows = tensor_rows_count(a->x), width = width_of(a->x);
     TRY(check_width("norm_back", width));
-    NormBackTask t = {
-        rows_of(a->dx), rows_of(a->dy), rows_of(a->x), rows_of(a->w), (const float *)a->rstd.data,
-        rows,           width,          a->accumulate};
+    NormBackTask t = {{}, {}, {}, {}, (const float *)a->rstd.data, rows, width, a->accumulate};
+    FLOATS_OF(t.dx, "norm_back", a->dx, width);
+    FLOATS_OF(t.dy, "norm_back", a->dy, width);
+    FLOATS_OF(t.x, "norm_back", a->x, width);
+    FLOATS_OF(t.w, "norm_back", a->w, width);
     dim3 block = row_block(width), grid = grid_of(s, rows, block);
     TRY(cuda_begin(s, "norm_back"));
 #define LAUNCH_NR(N, R) TRY_LAUNCH("norm_back", (norm_back_kernel<N, R>), grid, block, 0, s, t)

@@ -32,9 +32,6 @@ typedef struct GatherArgs { Tensor y, table, id; } GatherArgs;
 /* y[id[t]] = x[t]; other rows of y stay.    y: [N,C]   x: [T,C]   id: [T] in [0,N), all different */
 typedef struct ScatterArgs { Tensor y, x, id; } ScatterArgs;
 
-/* y += x, element by element, any equal shapes. */
-typedef struct AddArgs { Tensor y, x; } AddArgs;
-
 /* y = w * x * rstd, rstd = 1 / sqrt(mean(x^2) + eps) over the last dimension.
  *   y, x: [..,C] (may alias)   w: [C]   rstd: [rows] f32 (f64 for f64), absent unless a backward pass follows
  * Rows are all dimensions but the last, so a norm over heads (qk-norm) is the same operation on [T,H,D].
@@ -45,32 +42,45 @@ typedef struct NormArgs { Tensor y, rstd, x, w; float eps; } NormArgs;
  * dx and dy may alias when not accumulating. */
 typedef struct NormBackArgs { Tensor dx, dy, x, w, rstd; bool accumulate; } NormBackArgs;
 
-/* y (+)= x w^T + b.    y: [T,O]   x: [T,I]   w: [O,I]   b: [O] or absent */
-typedef struct LinearArgs { Tensor y, x, w, b; bool accumulate; } LinearArgs;
+/* y = residual + x w^T + b.    y: [T,O]   x: [T,I]   w: [O,I]   b: [O] or absent
+ *   residual: [T,O] of y's type, or absent; may alias y */
+typedef struct LinearArgs { Tensor y, x, w, b, residual; } LinearArgs;
 
 /* dx (+)= dy w.    dx: [T,I]   dy: [T,O]   w: [O,I] */
 typedef struct LinearBackArgs { Tensor dx, dy, w; bool accumulate; } LinearBackArgs;
-
-/* Rotates the pairs (i, i + D/2) of each head by the angle pos * freq[i] (an f32 product, as the checkpoints were
- * trained with), in place; sign -1 undoes it, which is also its backward.
- *   x: [T,heads,D]   pos: [T]   freq: [D/2] f32, radians per position
- * Su et al. 2021, arXiv:2104.09864; the half-split pairing of Llama and Qwen. */
-typedef struct RopeArgs { Tensor x, pos, freq; int sign; } RopeArgs;
 
 /* y = silu(gate) * up.    all [T,F] */
 typedef struct SwigluArgs { Tensor y, gate, up; } SwigluArgs;
 /* dgate, dup may alias gate, up: an element is read before it is written. */
 typedef struct SwigluBackArgs { Tensor dgate, dup, dy, gate, up; } SwigluBackArgs;
 
-/* ---- pages and attention --------------------------------------------------------------------------------- */
+/* ---- heads: between the projections and attention --------------------------------------------------------- */
 
 enum { KV_PAGE = 64 }; /* keys in a page */
 
-/* Puts row t of k and v where slot[t] = page * KV_PAGE + offset says; a slot of -1 is skipped.
- *   k_pool, v_pool: [pages,G,KV_PAGE,D] (any float type, rounded once)   k, v: [T,G,D]   slot: [T] */
-typedef struct PageStoreArgs { Tensor k_pool, v_pool, k, v, slot; } PageStoreArgs;
-/* The inverse: k[t], v[t] <- pools; a row whose slot is -1 becomes zero. */
-typedef struct PageLoadArgs { Tensor k, v, k_pool, v_pool, slot; } PageLoadArgs;
+/* Finishes the projections of a layer. A head of q or k goes through a norm over its D elements (the qk-norm of
+ * models that have one; see NormArgs) and is rotated: the pairs (i, i + D/2) by the angle pos[t] * freq[i], an f32
+ * product, as the checkpoints were trained with. Then row t of k and v is put where slot[t] = page * KV_PAGE + offset
+ * says, or nowhere when it is -1. Rounded once.
+ *   q: [T,H,D]   k_pool, v_pool: [pages,G,KV_PAGE,D] (any float type); rows that no slot names stay
+ *   q_raw: [T,H,D] (may alias q)   k_raw, v: [T,G,D]   w_q, w_k: [D], or both absent: no norm
+ *   pos, slot: [T]   freq: [D/2] f32, radians per position
+ * Su et al. 2021, arXiv:2104.09864, in the half-split pairing of Llama and Qwen. */
+typedef struct HeadsArgs {
+    Tensor q, k_pool, v_pool, q_raw, k_raw, v, w_q, w_k, pos, slot, freq;
+    float eps;
+} HeadsArgs;
+
+/* The way back: gradients leave their pages, are rotated by the opposite angle and go through the norms.
+ *   dq_raw: [T,H,D]   dk_raw, dv: [T,G,D], zero where the slot is -1
+ *   dq: [T,H,D]   dk_pool, dv_pool: [n,G,KV_PAGE,D], and slot counts in their pages
+ *   q_raw, k_raw: of the forward call, absent or not looked at without w_q, w_k */
+typedef struct HeadsBackArgs {
+    Tensor dq_raw, dk_raw, dv, dq, dk_pool, dv_pool, q_raw, k_raw, w_q, w_k, pos, slot, freq;
+    float eps;
+} HeadsBackArgs;
+
+/* ---- attention ------------------------------------------------------------------------------------------- */
 
 /* A stretch of keys in pages: keys from .. from+length, counted from the first row of page[first]. */
 typedef struct Segment { int32_t first, from, length; } Segment;
@@ -198,16 +208,14 @@ typedef struct Ops {
 
     Status (*gather)(Stream *, const GatherArgs *);
     Status (*scatter)(Stream *, const ScatterArgs *);
-    Status (*add)(Stream *, const AddArgs *);
     Status (*norm)(Stream *, const NormArgs *);
     Status (*norm_back)(Stream *, const NormBackArgs *);
     Status (*linear)(Stream *, const LinearArgs *);
     Status (*linear_back)(Stream *, const LinearBackArgs *);
-    Status (*rope)(Stream *, const RopeArgs *);
+    Status (*heads)(Stream *, const HeadsArgs *);
+    Status (*heads_back)(Stream *, const HeadsBackArgs *);
     Status (*swiglu)(Stream *, const SwigluArgs *);
     Status (*swiglu_back)(Stream *, const SwigluBackArgs *);
-    Status (*page_store)(Stream *, const PageStoreArgs *);
-    Status (*page_load)(Stream *, const PageLoadArgs *);
     Status (*attn_plan)(Stream *, AttnPlan *plan, const AttnLayout *layout); /* ST_ARG beyond its limits */
     Status (*attn)(Stream *, const AttnArgs *);
     Status (*attn_back)(Stream *, const AttnBackArgs *);

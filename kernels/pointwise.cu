@@ -18,30 +18,33 @@ static dim3 element_grid(int64_t n) {
     return dim3((unsigned)blocks_for(n, 8 * ROW_THREADS));
 }
 
-static __global__ void __launch_bounds__(ROW_THREADS)
-    swiglu_kernel(Floats y, Floats gate, Floats up, int64_t n) {
-    int64_t i = first_element();
-    if (i >= n) return;
+struct SwigluTask {
+    Floats y, gate, up;
+    int64_t n;
+};
+
+static __global__ void __launch_bounds__(ROW_THREADS) swiglu_kernel(SwigluTask t) {
+    int64_t i = first_element(), n = t.n - i;
+    if (n <= 0) return;
     float g[8], u[8];
-    fetch8(g, gate, i, n - i);
-    fetch8(u, up, i, n - i);
-    widen8(g, gate);
-    widen8(u, up);
+    fetch8(g, t.gate, i, n);
+    fetch8(u, t.up, i, n);
+    widen8(g, t.gate);
+    widen8(u, t.up);
 #pragma unroll
     for (int k = 0; k < 8; k++) g[k] *= sigmoid(g[k]) * u[k];
-    store8(y, i, n - i, g);
+    store8(t.y, i, n, g);
 }
 
 Status swiglu_cuda(Stream *stream, const SwigluArgs *a) {
     CudaStream *s = cuda_stream(stream);
     TRY(swiglu_check(a));
-    TRY(cuda_float("swiglu", "y", a->y));
-    TRY(cuda_float("swiglu", "gate", a->gate));
-    TRY(cuda_float("swiglu", "up", a->up));
-    int64_t n = tensor_count(a->y);
+    SwigluTask t = {{}, {}, {}, tensor_count(a->y)};
+    FLOATS_OF(t.y, "swiglu", a->y, 8);
+    FLOATS_OF(t.gate, "swiglu", a->gate, 8);
+    FLOATS_OF(t.up, "swiglu", a->up, 8);
     TRY(cuda_begin(s, "swiglu"));
-    TRY_LAUNCH("swiglu", swiglu_kernel, element_grid(n), dim3(ROW_THREADS), 0, s, elements_of(a->y),
-               elements_of(a->gate), elements_of(a->up), n);
+    TRY_LAUNCH("swiglu", swiglu_kernel, element_grid(t.n), dim3(ROW_THREADS), 0, s, t);
     return ST_OK;
 }
 
@@ -77,13 +80,12 @@ static __global__ void __launch_bounds__(ROW_THREADS) swiglu_back_kernel(SwigluB
 Status swiglu_back_cuda(Stream *stream, const SwigluBackArgs *a) {
     CudaStream *s = cuda_stream(stream);
     TRY(swiglu_back_check(a));
-    TRY(cuda_float("swiglu_back", "dgate", a->dgate));
-    TRY(cuda_float("swiglu_back", "dup", a->dup));
-    TRY(cuda_float("swiglu_back", "dy", a->dy));
-    TRY(cuda_float("swiglu_back", "gate", a->gate));
-    TRY(cuda_float("swiglu_back", "up", a->up));
-    SwigluBackTask t = {elements_of(a->dgate), elements_of(a->dup), elements_of(a->dy),
-                        elements_of(a->gate),  elements_of(a->up),  tensor_count(a->dy)};
+    SwigluBackTask t = {{}, {}, {}, {}, {}, tensor_count(a->dy)};
+    FLOATS_OF(t.dgate, "swiglu_back", a->dgate, 8);
+    FLOATS_OF(t.dup, "swiglu_back", a->dup, 8);
+    FLOATS_OF(t.dy, "swiglu_back", a->dy, 8);
+    FLOATS_OF(t.gate, "swiglu_back", a->gate, 8);
+    FLOATS_OF(t.up, "swiglu_back", a->up, 8);
     TRY(cuda_begin(s, "swiglu_back"));
     TRY_LAUNCH("swiglu_back", swiglu_back_kernel, element_grid(t.n), dim3(ROW_THREADS), 0, s, t);
     return ST_OK;

@@ -42,14 +42,12 @@ static inline double dot(Tensor a, int64_t ia, Tensor b, int64_t ib, int64_t n) 
 
 Status gather_ref(Stream *s, const GatherArgs *a);
 Status scatter_ref(Stream *s, const ScatterArgs *a);
-Status add_ref(Stream *s, const AddArgs *a);
-Status page_store_ref(Stream *s, const PageStoreArgs *a);
-Status page_load_ref(Stream *s, const PageLoadArgs *a);
 Status norm_ref(Stream *s, const NormArgs *a);
 Status norm_back_ref(Stream *s, const NormBackArgs *a);
 Status linear_ref(Stream *s, const LinearArgs *a);
 Status linear_back_ref(Stream *s, const LinearBackArgs *a);
-Status rope_ref(Stream *s, const RopeArgs *a);
+Status heads_ref(Stream *s, const HeadsArgs *a);
+Status heads_back_ref(Stream *s, const HeadsBackArgs *a);
 Status swiglu_ref(Stream *s, const SwigluArgs *a);
 Status swiglu_back_ref(Stream *s, const SwigluBackArgs *a);
 Status plan_open_ref(AttnPlan **out, const AttnLimits *limits);

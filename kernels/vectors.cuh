@@ -23,22 +23,17 @@ struct Floats {
     bool wide;   /* whole groups of eight may be accessed 16 bytes at a time */
 };
 
-/* width: elements from the start of one row to that of the next. */
-static inline Floats floats_of(Tensor t, int64_t width) {
-    bool aligned = (uintptr_t)t.data % 16 == 0 && width % 8 == 0;
-    return Floats{(unsigned char *)t.data, t.dtype == DT_BF16, aligned};
-}
-
 static inline int64_t width_of(Tensor t) {
     return t.dim[t.ndim - 1];
 }
-static inline Floats rows_of(Tensor t) {
-    return floats_of(t, width_of(t));
+
+/* The view of a tensor, or ST_UNSUPPORTED for another type. `unit`: what lies between two starts of accesses
+ * is a multiple of so many elements; where everything is one long row, that is 8. */
+static inline Status floats_of(Floats *out, const char *op, const char *name, Tensor t, int64_t unit) {
+    *out = Floats{(unsigned char *)t.data, t.dtype == DT_BF16, (uintptr_t)t.data % 16 == 0 && unit % 8 == 0};
+    return cuda_float(op, name, t);
 }
-/* As one long row, whose last group may be short. */
-static inline Floats elements_of(Tensor t) {
-    return floats_of(t, 8);
-}
+#define FLOATS_OF(out, op, t, unit) TRY(floats_of(&(out), (op), #t, (t), (unit)))
 
 /* ---- eight elements ---- */
 

@@ -48,13 +48,6 @@ static void run_scatter(OpsRig *r, const void *shape) {
     ops_rig_take(r, "y", SAME, y);
 }
 
-static void run_add(OpsRig *r, const void *shape) {
-    const Sizes *z = shape;
-    Tensor y = NORMAL(r, r->act, 1, 1, z->rows, z->in), x = NORMAL(r, r->act, 2, 3, z->rows, z->in);
-    ops_rig_add(r, (AddArgs){y, x});
-    ops_rig_take(r, "y", COARSE, y);
-}
-
 /* [rows,in,out]: a norm over each of `in` heads; out 1 leaves them away. */
 static void run_norm(OpsRig *r, const void *shape) {
     const Sizes *z = shape;
@@ -95,9 +88,12 @@ static void run_linear(OpsRig *r, const void *shape) {
            w = NORMAL(r, DT_BF16, 2, 1, z->out, z->in);
     Tensor b = NORMAL(r, DT_BF16, 3, 1, z->out), y = BLANK(r, r->act, z->rows, z->out);
     Tensor sum = NORMAL(r, r->act, 4, 1, z->rows, z->out);
-    ops_rig_linear(r, (LinearArgs){y, x, w, b, false});
+    Tensor residual = NORMAL(r, r->act, 5, 1, z->rows, z->out);
+    ops_rig_linear(r, (LinearArgs){.y = y, .x = x, .w = w, .b = b});
     ops_rig_take(r, "y", COARSE, y);
-    ops_rig_linear(r, (LinearArgs){.y = sum, .x = x, .w = w, .accumulate = true});
+    ops_rig_linear(r, (LinearArgs){y, x, w, b, residual});
+    ops_rig_take(r, "y from a residual", COARSE, y);
+    ops_rig_linear(r, (LinearArgs){.y = sum, .x = x, .w = w, .residual = sum});
     ops_rig_take(r, "y += without bias", COARSE, sum);
 }
 
@@ -112,7 +108,8 @@ static void run_linear_back(OpsRig *r, const void *shape) {
     ops_rig_take(r, "dx +=", COARSE, sum);
 }
 
-/* Logits are kept as sums are; so are the gradients that come back from them, and those of queries and keys. */
+/* Logits are kept as sums are; so are the gradients that come back from them, and those of queries and keys.
+ */
 static void run_linear_real(OpsRig *r, const void *shape) {
     const Sizes *z = shape;
     Tensor x = NORMAL(r, r->act, 1, 1 / sqrt((double)z->in), z->rows, z->in),
@@ -130,21 +127,6 @@ static void run_linear_back_real(OpsRig *r, const void *shape) {
 }
 
 /* ---- elements ---- */
-
-/* `in` heads of size `out`. */
-static void run_rope(OpsRig *r, const void *shape) {
-    const Sizes *z = shape;
-    Tensor x = NORMAL(r, r->act, 1, 1, z->rows, z->in, z->out), pos = whole_below(r, z->rows, 131072, 2);
-    float freq[128];
-    for (int64_t i = 0; i < z->out / 2; i++) freq[i] = powf(10000, -2 * (float)i / (float)z->out);
-    Tensor f = BLANK(r, DT_F32, z->out / 2);
-    assert_ok(r->ops->copy(r->stream, f.data, freq, tensor_bytes(f)));
-    ops_rig_rope(r, (RopeArgs){x, pos, f, 1});
-    ops_rig_take(r, "x", COARSE, x);
-    Tensor back = NORMAL(r, r->act, 3, 1, z->rows, z->in, z->out);
-    ops_rig_rope(r, (RopeArgs){back, pos, f, -1});
-    ops_rig_take(r, "x turned back", COARSE, back);
-}
 
 static void run_swiglu(OpsRig *r, const void *shape) {
     const Sizes *z = shape;
@@ -169,9 +151,14 @@ static void run_swiglu_back(OpsRig *r, const void *shape) {
     ops_rig_take(r, "up made dup in place", COARSE, up);
 }
 
-/* ---- pages ---- */
+/* ---- heads ---- */
 
-/* Rows go to distinct slots of 4 pages, every fifth to none; `in` heads of size `out`. */
+typedef struct HeadSizes {
+    int64_t rows, H, G, D;
+    bool norm;
+} HeadSizes;
+
+/* Rows go to distinct slots of 4 pages, every fifth to none. */
 static Tensor slots(OpsRig *r, int64_t rows) {
     int32_t *x = below(rows, 1, 1);
     for (int64_t i = 0; i < rows; i++) x[i] = i % 5 == 2 ? -1 : (int32_t)((i * 7 + 3) % (4 * KV_PAGE));
@@ -180,25 +167,71 @@ static Tensor slots(OpsRig *r, int64_t rows) {
     return t;
 }
 
-static void run_page_store(OpsRig *r, const void *shape) {
-    const Sizes *z = shape;
-    Tensor k = NORMAL(r, r->act, 1, 1, z->rows, z->in, z->out),
-           v = NORMAL(r, r->act, 2, 1, z->rows, z->in, z->out);
-    Tensor k_pool = NORMAL(r, r->act, 3, 1, 4, z->in, KV_PAGE, z->out);
-    Tensor v_pool = NORMAL(r, r->act, 4, 1, 4, z->in, KV_PAGE, z->out), slot = slots(r, z->rows);
-    ops_rig_page_store(r, (PageStoreArgs){k_pool, v_pool, k, v, slot});
-    ops_rig_take(r, "k pool", SAME, k_pool);
-    ops_rig_take(r, "v pool", SAME, v_pool);
+static Tensor frequencies(OpsRig *r, int64_t D) {
+    float freq[128];
+    for (int64_t i = 0; i < D / 2; i++) freq[i] = powf(10000, -2 * (float)i / (float)D);
+    Tensor f = BLANK(r, DT_F32, D / 2);
+    assert_ok(r->ops->copy(r->stream, f.data, freq, tensor_bytes(f)));
+    return f;
 }
 
-static void run_page_load(OpsRig *r, const void *shape) {
-    const Sizes *z = shape;
-    Tensor k = BLANK(r, r->act, z->rows, z->in, z->out), v = BLANK(r, r->act, z->rows, z->in, z->out);
-    Tensor k_pool = NORMAL(r, r->real, 3, 1, 4, z->in, KV_PAGE, z->out);
-    Tensor v_pool = NORMAL(r, r->real, 4, 1, 4, z->in, KV_PAGE, z->out), slot = slots(r, z->rows);
-    ops_rig_page_load(r, (PageLoadArgs){k, v, k_pool, v_pool, slot});
-    ops_rig_take(r, "k", SAME, k);
-    ops_rig_take(r, "v", SAME, v);
+static Tensor head_weights(OpsRig *r, const HeadSizes *z, uint64_t seed) {
+    return z->norm ? NORMAL(r, DT_BF16, seed, 1, z->D) : (Tensor){0};
+}
+
+static void run_heads(OpsRig *r, const void *shape) {
+    const HeadSizes *z = shape;
+    Tensor q_raw = NORMAL(r, r->act, 1, 2, z->rows, z->H, z->D), q = BLANK(r, r->act, z->rows, z->H, z->D);
+    Tensor k = NORMAL(r, r->act, 2, 2, z->rows, z->G, z->D), v = NORMAL(r, r->act, 3, 1, z->rows, z->G, z->D);
+    Tensor k_pool = NORMAL(r, r->act, 4, 1, 4, z->G, KV_PAGE, z->D);
+    Tensor v_pool = NORMAL(r, r->act, 5, 1, 4, z->G, KV_PAGE, z->D);
+    HeadsArgs a = {q,
+                   k_pool,
+                   v_pool,
+                   q_raw,
+                   k,
+                   v,
+                   head_weights(r, z, 6),
+                   head_weights(r, z, 7),
+                   whole_below(r, z->rows, 131072, 8),
+                   slots(r, z->rows),
+                   frequencies(r, z->D),
+                   1e-5f};
+    ops_rig_heads(r, a);
+    ops_rig_take(r, "q", COARSE, q);
+    ops_rig_take(r, "k pool", COARSE, k_pool);
+    ops_rig_take(r, "v pool", SAME, v_pool);
+    a.q = q_raw;
+    ops_rig_heads(r, a);
+    ops_rig_take(r, "q in place", COARSE, q_raw);
+}
+
+static void run_heads_back(OpsRig *r, const void *shape) {
+    const HeadSizes *z = shape;
+    Tensor dq = NORMAL(r, r->real, 1, 1, z->rows, z->H, z->D), dq_raw = BLANK(r, r->act, z->rows, z->H, z->D);
+    Tensor dk_raw = BLANK(r, r->act, z->rows, z->G, z->D), dv = BLANK(r, r->act, z->rows, z->G, z->D);
+    Tensor dk_pool = NORMAL(r, r->real, 2, 1, 4, z->G, KV_PAGE, z->D);
+    Tensor dv_pool = NORMAL(r, r->real, 3, 1, 4, z->G, KV_PAGE, z->D), none = {0};
+    Tensor q = z->norm ? NORMAL(r, r->act, 4, 2, z->rows, z->H, z->D) : none;
+    Tensor k = z->norm ? NORMAL(r, r->act, 5, 2, z->rows, z->G, z->D) : none;
+    HeadsBackArgs a = {dq_raw,
+                       dk_raw,
+                       dv,
+                       dq,
+                       dk_pool,
+                       dv_pool,
+                       q,
+                       k,
+                       head_weights(r, z, 6),
+                       head_weights(r, z, 7),
+                       whole_below(r, z->rows, 131072, 8),
+                       slots(r, z->rows),
+                       frequencies(r, z->D),
+                       1e-5f};
+    ops_rig_heads_back(r, a);
+    ops_rig_take(r, "dq_raw", COARSE, dq_raw);
+    ops_rig_take(r, "dk_raw", COARSE, dk_raw);
+    ops_rig_take(r, "dv", SAME, dv);
 }
 
 /* ---- attention ---- */
@@ -473,7 +506,8 @@ static void run_adam(OpsRig *r, const void *shape) {
 
 /* ---- the list ---- */
 
-#define SIZES(rows, in, out) (&(const Sizes){rows, in, out})
+#define SIZES(rows, in, out)       (&(const Sizes){rows, in, out})
+#define HEADS(rows, H, G, D, norm) (&(const HeadSizes){rows, H, G, D, norm})
 
 /* Attention: every head size, H/G of 1, 2, 3, 4, 7 and 8, prefixes around a page's border. */
 static const AttnShape shapes[] = {
@@ -569,6 +603,7 @@ static const AttnShape shapes[] = {
      {{.rows = 20, .read = {{1, 1, 0}, {2}, {3, 5, 20}, {1, 64, 64}, {2, 9, 1}, {3}}},
       {.rows = 17, .keys = 60, .from = 60, .read = {{3}, {3}, {2}, {1, 65, 0}}}},
      0},
+    {"huge scores of many rows", 1, 2, 64, {70, 1}, {{.rows = 40, .read = {{1}, {2}}}}, 100},
     {"few rows beside many, group 4, heads of 128",
      1,
      4,
@@ -608,8 +643,6 @@ const OpsCase ops_cases[] = {
     {"gather, odd width", run_gather, SIZES(50, 1003, 0), 1},
     {"scatter", run_scatter, SIZES(13, 40, 0), 1},
     {"scatter, odd width", run_scatter, SIZES(50, 1003, 0), 1},
-    {"add", run_add, SIZES(7, 40, 0), 1},
-    {"add, odd width", run_add, SIZES(13, 1003, 0), 1},
     {"norm", run_norm, SIZES(5, 1, 64), 4},
     {"norm, odd width", run_norm, SIZES(17, 1, 1003), 4},
     {"norm over heads", run_norm, SIZES(6, 3, 128), 4},
@@ -634,16 +667,22 @@ const OpsCase ops_cases[] = {
     {"linear_back, one row", run_linear_back, SIZES(1, 152, 203), 4},
     {"linear_back, odd", run_linear_back, SIZES(33, 65, 131), 4},
     {"linear_back, tiles", run_linear_back, SIZES(130, 320, 70), 8},
-    {"rope", run_rope, SIZES(9, 2, 64), 1},
-    {"rope, heads of 96", run_rope, SIZES(70, 3, 96), 1},
+    {"heads", run_heads, HEADS(9, 2, 1, 64, false), 4},
+    {"heads, heads of 96", run_heads, HEADS(70, 3, 3, 96, false), 4},
+    {"heads with norms", run_heads, HEADS(21, 7, 1, 128, true), 8},
+    {"heads with norms, heads of 32", run_heads, HEADS(150, 4, 2, 32, true), 8},
+    {"heads with norms, heads of 256", run_heads, HEADS(6, 2, 1, 256, true), 8},
+    {"heads, odd heads", run_heads, HEADS(13, 3, 1, 26, true), 8},
+    {"heads_back", run_heads_back, HEADS(9, 2, 1, 64, false), 4},
+    {"heads_back, heads of 96", run_heads_back, HEADS(70, 3, 3, 96, false), 4},
+    {"heads_back with norms", run_heads_back, HEADS(21, 7, 1, 128, true), 8},
+    {"heads_back with norms, heads of 32", run_heads_back, HEADS(150, 4, 2, 32, true), 8},
+    {"heads_back with norms, heads of 256", run_heads_back, HEADS(6, 2, 1, 256, true), 8},
+    {"heads_back, odd heads", run_heads_back, HEADS(13, 3, 1, 26, true), 8},
     {"swiglu", run_swiglu, SIZES(5, 40, 1), 4},
     {"swiglu, large gates", run_swiglu, SIZES(13, 611, 40), 4},
     {"swiglu_back", run_swiglu_back, SIZES(5, 40, 1), 4},
     {"swiglu_back, large gates", run_swiglu_back, SIZES(13, 611, 40), 4},
-    {"page_store", run_page_store, SIZES(11, 1, 32), 1},
-    {"page_store, three heads of 96", run_page_store, SIZES(200, 3, 96), 1},
-    {"page_load", run_page_load, SIZES(11, 1, 32), 1},
-    {"page_load, three heads of 96", run_page_load, SIZES(200, 3, 96), 1},
     ATTN(0, 8),
     ATTN(1, 4),
     ATTN(2, 4),
@@ -664,9 +703,10 @@ const OpsCase ops_cases[] = {
     ATTN(17, 4),
     ATTN(18, 4),
     ATTN(19, 4),
-    ATTN(20, 4),
+    ATTN(20, 1000),
     ATTN(21, 4),
     ATTN(22, 4),
+    ATTN(23, 4),
     {"distill", run_distill, SIZES(6, 50, 4), 8},
     {"distill, one candidate", run_distill, SIZES(5, 1003, 1), 8},
     {"distill, a large vocabulary", run_distill, SIZES(9, 5003, 20), 8},

@@ -16,16 +16,14 @@
 #define OPS_RIG_OPERATIONS(X)                                                                                \
     X(gather, GatherArgs, 3, 0, OPS_RIG_FIRST(1))                                                            \
     X(scatter, ScatterArgs, 3, 0, OPS_RIG_FIRST(0))                                                          \
-    X(add, AddArgs, 2, 0, 0)                                                                                 \
     X(norm, NormArgs, 4, 1 << 1, 0)                                                                          \
     X(norm_back, NormBackArgs, 5, 0, 0)                                                                      \
-    X(linear, LinearArgs, 4, 1 << 3, 0)                                                                      \
+    X(linear, LinearArgs, 5, 1 << 3 | 1 << 4, 0)                                                             \
     X(linear_back, LinearBackArgs, 3, 0, 0)                                                                  \
-    X(rope, RopeArgs, 3, 0, 0)                                                                               \
+    X(heads, HeadsArgs, 11, 0, 0)                                                                            \
+    X(heads_back, HeadsBackArgs, 13, 0, 0)                                                                   \
     X(swiglu, SwigluArgs, 3, 0, 0)                                                                           \
     X(swiglu_back, SwigluBackArgs, 5, 0, 0)                                                                  \
-    X(page_store, PageStoreArgs, 5, 0, 0)                                                                    \
-    X(page_load, PageLoadArgs, 5, 0, 0)                                                                      \
     X(attn, AttnArgs, 5, 1 << 1, 0)                                                                          \
     X(attn_back, AttnBackArgs, 11, 1 << 0, 0)                                                                \
     X(distill, DistillArgs, 7, 7, OPS_RIG_LAST(3))                                                           \
@@ -83,7 +81,7 @@ double *ops_rig_read(OpsRig *r, Tensor t); /* as doubles; free() them */
 /* Keeps what is in t as an output of the case. */
 void ops_rig_take(OpsRig *r, const char *name, Nearness near, Tensor t);
 
-/* ---- operations, which must succeed: ops_rig_add(r, (AddArgs){y, x}) ---- */
+/* ---- operations, which must succeed: ops_rig_norm(r, (NormArgs){y, rstd, x, w, eps}) ---- */
 #define X(op, Args, tensors, absent, free_dims) void ops_rig_##op(OpsRig *r, Args a);
 OPS_RIG_OPERATIONS(X)
 #undef X

@@ -81,38 +81,54 @@ static void test_linear(void **state) {
     ops_rig_open(&r, &ops_ref, DT_F64, DT_F64);
     Tensor x = NORMAL(&r, DT_F64, 1, 1, 4, 9), dy = NORMAL(&r, DT_F64, 2, 1, 4, 7),
            w = NORMAL(&r, DT_F64, 3, 1, 7, 9);
-    Linear l = {{BLANK(&r, DT_F64, 4, 7), x, w, NORMAL(&r, DT_F64, 4, 1, 7), false}, dy};
+    Linear l = {{BLANK(&r, DT_F64, 4, 7), x, w, NORMAL(&r, DT_F64, 4, 1, 7), NORMAL(&r, DT_F64, 5, 1, 4, 7)},
+                dy};
     Tensor dx = BLANK(&r, DT_F64, 4, 9);
     ops_rig_linear_back(&r, (LinearBackArgs){dx, dy, w, false});
     check_gradient(&r, linear_measure, &l, x, dx, NULL, "linear dx");
     ops_rig_close(&r);
 }
 
-typedef struct Rope {
-    Tensor x, turned, pos, freq, dy;
-} Rope;
-static double rope_measure(OpsRig *r, void *c) {
-    Rope *p = c;
-    memcpy(p->turned.data, p->x.data, tensor_bytes(p->x));
-    ops_rig_rope(r, (RopeArgs){p->turned, p->pos, p->freq, 1});
-    return weighted(p->turned, p->dy);
+typedef struct Heads {
+    HeadsArgs forward;
+    Tensor dq, dk, dv; /* of q and of the pools */
+} Heads;
+static double heads_measure(OpsRig *r, void *c) {
+    Heads *h = c;
+    ops_rig_heads(r, h->forward);
+    return weighted(h->forward.q, h->dq) + weighted(h->forward.k_pool, h->dk) +
+           weighted(h->forward.v_pool, h->dv);
 }
 
-static void test_rope(void **state) {
-    (void)state;
+/* Forward and back share slots: a pool's page is its gradient's. */
+static void check_heads(bool norm) {
     OpsRig r;
     ops_rig_open(&r, &ops_ref, DT_F64, DT_F64);
-    const int32_t pos[] = {0, 5, 70000};
+    const int32_t pos[] = {0, 5, 70000}, slot[] = {70, -1, 3};
     const double freq[] = {1, 0.3, 0.01, 0.0004};
-    Rope p = {NORMAL(&r, DT_F64, 1, 1, 3, 2, 8), BLANK(&r, DT_F64, 3, 2, 8), WHOLE(&r, pos, 3),
-              FLOATS(&r, DT_F32, freq, 4), NORMAL(&r, DT_F64, 2, 1, 3, 2, 8)};
-    Tensor dx = NORMAL(&r, DT_F64, 2, 1, 3, 2, 8);
-    ops_rig_rope(&r, (RopeArgs){dx, p.pos, p.freq, -1});
-    check_gradient(&r, rope_measure, &p, p.x, dx, NULL, "rope dx");
-    rope_measure(&r, &p);
-    ops_rig_rope(&r, (RopeArgs){p.turned, p.pos, p.freq, -1});
-    for (int i = 0; i < 48; i++) assert_within(((double *)p.turned.data)[i], ((double *)p.x.data)[i], 1e-14);
+    Tensor none = {0}, w_q = norm ? NORMAL(&r, DT_F64, 7, 1, 8) : none,
+           w_k = norm ? NORMAL(&r, DT_F64, 8, 1, 8) : none;
+    Tensor q = NORMAL(&r, DT_F64, 1, 1, 3, 4, 8), k = NORMAL(&r, DT_F64, 2, 1, 3, 2, 8),
+           v = NORMAL(&r, DT_F64, 3, 1, 3, 2, 8);
+    Heads h = {{BLANK(&r, DT_F64, 3, 4, 8), NORMAL(&r, DT_F64, 9, 1, 2, 2, KV_PAGE, 8),
+                NORMAL(&r, DT_F64, 9, 1, 2, 2, KV_PAGE, 8), q, k, v, w_q, w_k, WHOLE(&r, pos, 3),
+                WHOLE(&r, slot, 3), FLOATS(&r, DT_F32, freq, 4), 1e-5f},
+               NORMAL(&r, DT_F64, 4, 1, 3, 4, 8),
+               NORMAL(&r, DT_F64, 5, 1, 2, 2, KV_PAGE, 8),
+               NORMAL(&r, DT_F64, 6, 1, 2, 2, KV_PAGE, 8)};
+    Tensor dq = BLANK(&r, DT_F64, 3, 4, 8), dk = BLANK(&r, DT_F64, 3, 2, 8), dv = BLANK(&r, DT_F64, 3, 2, 8);
+    ops_rig_heads_back(&r, (HeadsBackArgs){dq, dk, dv, h.dq, h.dk, h.dv, q, k, w_q, w_k, h.forward.pos,
+                                           h.forward.slot, h.forward.freq, h.forward.eps});
+    check_gradient(&r, heads_measure, &h, q, dq, NULL, "heads dq");
+    check_gradient(&r, heads_measure, &h, k, dk, NULL, "heads dk");
+    check_gradient(&r, heads_measure, &h, v, dv, NULL, "heads dv");
     ops_rig_close(&r);
+}
+
+static void test_heads(void **state) {
+    (void)state;
+    check_heads(false);
+    check_heads(true);
 }
 
 typedef struct Gated {
@@ -503,7 +519,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_norm),
         cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_heads),
         cmocka_unit_test(test_swiglu),
         cmocka_unit_test(test_attention),
         cmocka_unit_test(test_split),

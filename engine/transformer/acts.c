@@ -20,7 +20,7 @@ static DType real_of(DType act) {
     return act == DT_F64 ? DT_F64 : DT_F32;
 }
 
-static void lay_layer(Layout *l, LayerActs *a, const ModelConfig *c, const ActsLimits *m) {
+static void lay_layer(Layout *l, LayerActs *a, Tensor k_raw, const ModelConfig *c, const ActsLimits *m) {
     int64_t T = m->rows, C = c->width, F = c->ffn, H = c->heads, G = c->kv_heads, D = c->head_dim;
     DType real = real_of(m->act);
     TAKE(l, a->x, m->act, T, C);
@@ -28,6 +28,8 @@ static void lay_layer(Layout *l, LayerActs *a, const ModelConfig *c, const ActsL
     TAKE(l, a->o, m->act, T, H, D);
     TAKE(l, a->gate, m->act, T, F);
     TAKE(l, a->up, m->act, T, F);
+    a->q_raw = a->q; /* normed and rotated in place */
+    a->k_raw = k_raw;
     if (!m->training) {
         a->x_mid = a->x; /* one residual stream, updated in place */
         return;
@@ -39,14 +41,12 @@ static void lay_layer(Layout *l, LayerActs *a, const ModelConfig *c, const ActsL
     if (!c->qk_norm) return;
     TAKE(l, a->q_raw, m->act, T, H, D);
     TAKE(l, a->k_raw, m->act, T, G, D);
-    TAKE(l, a->rstd_q, real, T * H);
-    TAKE(l, a->rstd_k, real, T * G);
 }
 
 static void lay_layers(Layout *l, Acts *a, const ModelConfig *c) {
     for (int32_t i = 0; i < c->layers; i++) {
         if (i && !a->max.training) a->layer[i] = a->layer[0];
-        else lay_layer(l, &a->layer[i], c, &a->max);
+        else lay_layer(l, &a->layer[i], a->k_raw, c, &a->max);
     }
     if (a->max.training) TAKE(l, a->hidden, a->max.act, a->max.rows, c->width);
     else a->hidden = a->layer[0].x;
@@ -55,7 +55,7 @@ static void lay_layers(Layout *l, Acts *a, const ModelConfig *c) {
 static void lay_shared(Layout *l, Acts *a, const ModelConfig *c) {
     int64_t T = a->max.rows;
     TAKE(l, a->normed, a->max.act, T, c->width);
-    TAKE(l, a->k, a->max.act, T, c->kv_heads, c->head_dim);
+    TAKE(l, a->k_raw, a->max.act, T, c->kv_heads, c->head_dim);
     TAKE(l, a->v, a->max.act, T, c->kv_heads, c->head_dim);
     TAKE(l, a->h, a->max.act, T, c->ffn);
 }
@@ -87,17 +87,18 @@ static void lay_backward(Layout *l, Acts *a, const ModelConfig *c) {
     TAKE(l, a->d_h, act, T, c->ffn);
     TAKE(l, a->d_o, act, T, H, D);
     TAKE(l, a->dq, real, T, H, D);
-    TAKE(l, a->dk, real, T, G, D);
-    TAKE(l, a->dv, real, T, G, D);
     TAKE(l, a->dk_own, real, own_pages, G, KV_PAGE, D);
     TAKE(l, a->dv_own, real, own_pages, G, KV_PAGE, D);
+    a->dq_raw = a->d_o;
+    TAKE(l, a->dk_raw, act, T, G, D);
+    TAKE(l, a->dv, act, T, G, D);
 }
 
 static Status lay_all(Acts *a, const ModelConfig *c, void *block, size_t size, size_t *used) {
     Layout l = {.st = ST_OK};
     arena_init(&l.arena, block, size);
-    lay_layers(&l, a, c);
     lay_shared(&l, a, c);
+    lay_layers(&l, a, c);
     lay_head(&l, a, c);
     if (a->max.training) lay_backward(&l, a, c);
     *used = l.arena.used;
@@ -188,11 +189,10 @@ Tensor first_rows(Tensor t, int64_t rows) {
     return t;
 }
 
-LayerActs layer_rows(const LayerActs *l, const ModelConfig *c, int64_t T) {
+LayerActs layer_rows(const LayerActs *l, int64_t T) {
     return (LayerActs){
         .x = first_rows(l->x, T), .rstd_attn = first_rows(l->rstd_attn, T),
         .q_raw = first_rows(l->q_raw, T), .k_raw = first_rows(l->k_raw, T),
-        .rstd_q = first_rows(l->rstd_q, T * c->heads), .rstd_k = first_rows(l->rstd_k, T * c->kv_heads),
         .q = first_rows(l->q, T), .o = first_rows(l->o, T), .lse = first_rows(l->lse, T),
         .x_mid = first_rows(l->x_mid, T), .rstd_ffn = first_rows(l->rstd_ffn, T),
         .gate = first_rows(l->gate, T), .up = first_rows(l->up, T),

@@ -13,7 +13,7 @@ struct Acts {
     Tensor hidden;    /* [T,C] output of the last layer */
     /* used by one layer after the other, forward */
     Tensor normed;    /* [T,C] */
-    Tensor k, v;      /* [T,G,D] on their way to the pages */
+    Tensor k_raw, v;  /* [T,G,D] on their way to the pages */
     Tensor h;         /* [T,F] */
     /* head */
     Tensor rows, first, id, logprob; /* i32 and f32 lists of one chunk, on the device */
@@ -25,8 +25,10 @@ struct Acts {
     Tensor d_x;              /* [T,C] gradient of the residual stream, updated from layer to layer */
     Tensor d_normed;         /* [T,C] */
     Tensor d_h, d_o;         /* [T,F] [T,H,D] */
-    Tensor dq, dk, dv;       /* [T,H,D] [T,G,D] f32 (f64) */
+    Tensor dq;               /* [T,H,D] f32 (f64) */
     Tensor dk_own, dv_own;   /* [own pages,G,KV_PAGE,D] f32 (f64) */
+    Tensor dq_raw;           /* [T,H,D] where d_o was: attention is done with it */
+    Tensor dk_raw, dv;       /* [T,G,D] */
     Tensor d_picked;         /* [n,C] */
     /* host side of one chunk of the loss */
     float *host_loss, *host_kl;
@@ -37,7 +39,7 @@ struct Acts {
 
 /* The first T rows of everything, for a batch that is smaller than the largest. */
 Tensor first_rows(Tensor t, int64_t rows);
-LayerActs layer_rows(const LayerActs *l, const ModelConfig *c, int64_t T);
+LayerActs layer_rows(const LayerActs *l, int64_t T);
 /* [T,heads*D] of a [T,heads,D]: what a matrix product sees. */
 Tensor flat(Tensor t);
 

@@ -12,8 +12,8 @@ typedef struct BackPass {
     const Layer *w;
     const Batch *b;
     LayerActs kept;
-    Tensor d, d_normed, d_h, d_o, dq, dk, dv; /* cut to the batch */
-    Tensor dk_own, dv_own;                    /* this batch's own gradient pages */
+    Tensor d, d_normed, d_h, d_o, dq, dq_raw, dk_raw, dv; /* cut to the batch */
+    Tensor dk_own, dv_own;                                /* this batch's own gradient pages */
     Stream *s;
 } BackPass;
 
@@ -21,9 +21,10 @@ static BackPass back_pass_of(const Model *m, const Batch *b, Acts *a, int32_t la
     int64_t T = b->T;
     return (BackPass){
         .m = m, .op = m->ops, .w = &m->layer[layer], .b = b, .s = s,
-        .kept = layer_rows(&a->layer[layer], &m->cfg, T),
+        .kept = layer_rows(&a->layer[layer], T),
         .d = first_rows(a->d_x, T), .d_normed = first_rows(a->d_normed, T), .d_h = first_rows(a->d_h, T),
-        .d_o = first_rows(a->d_o, T), .dq = first_rows(a->dq, T), .dk = first_rows(a->dk, T), .dv = first_rows(a->dv, T),
+        .d_o = first_rows(a->d_o, T), .dq = first_rows(a->dq, T), .dq_raw = first_rows(a->dq_raw, T),
+        .dk_raw = first_rows(a->dk_raw, T), .dv = first_rows(a->dv, T),
         .dk_own = first_rows(a->dk_own, b->own_grads), .dv_own = first_rows(a->dv_own, b->own_grads),
     };
 }
@@ -65,23 +66,15 @@ static Status attention_core_back(const BackPass *p, int32_t layer, const KvGrad
         .plan = p->b->plan, .scale = p->m->attn_scale});
 }
 
-/* Through the norm of each head; without qk-norm dx is dy already. */
-static Status heads_back(const BackPass *p, Tensor d, Tensor raw, Tensor rstd, Tensor w) {
-    if (!w.data) return ST_OK;
-    return p->op->norm_back(p->s, &(NormBackArgs){.dx = d, .dy = d, .x = raw, .w = w, .rstd = rstd});
-}
-
 static Status projections_back(const BackPass *p) {
     const LayerActs *a = &p->kept;
-    Tensor freq = p->m->rope_freq, pos = p->b->d_pos;
-    TRY(p->op->page_load(p->s, &(PageLoadArgs){.k = p->dk, .v = p->dv, .k_pool = p->dk_own, .v_pool = p->dv_own,
-                                               .slot = p->b->d_grad_slot}));
-    TRY(p->op->rope(p->s, &(RopeArgs){.x = p->dq, .pos = pos, .freq = freq, .sign = -1}));
-    TRY(p->op->rope(p->s, &(RopeArgs){.x = p->dk, .pos = pos, .freq = freq, .sign = -1}));
-    TRY(heads_back(p, p->dq, a->q_raw, a->rstd_q, p->w->norm_q));
-    TRY(heads_back(p, p->dk, a->k_raw, a->rstd_k, p->w->norm_k));
-    TRY(back(p, p->d_normed, flat(p->dq), p->w->wq, false));
-    TRY(back(p, p->d_normed, flat(p->dk), p->w->wk, true));
+    TRY(p->op->heads_back(p->s, &(HeadsBackArgs){
+        .dq_raw = p->dq_raw, .dk_raw = p->dk_raw, .dv = p->dv,
+        .dq = p->dq, .dk_pool = p->dk_own, .dv_pool = p->dv_own, .q_raw = a->q_raw, .k_raw = a->k_raw,
+        .w_q = p->w->norm_q, .w_k = p->w->norm_k, .eps = p->m->cfg.norm_eps,
+        .pos = p->b->d_pos, .slot = p->b->d_grad_slot, .freq = p->m->rope_freq}));
+    TRY(back(p, p->d_normed, flat(p->dq_raw), p->w->wq, false));
+    TRY(back(p, p->d_normed, flat(p->dk_raw), p->w->wk, true));
     TRY(back(p, p->d_normed, flat(p->dv), p->w->wv, true));
     return add_through_norm(p, a->x, p->w->norm_attn, a->rstd_attn);
 }

@@ -1,6 +1,6 @@
 /* forward.c -- tokens to logits. A layer, with x the residual stream:
  *
- *   n = norm(x)      q,k,v = n Wq, n Wk, n Wv      (qk-norm)      rotate q,k by position      k,v -> pages
+ *   n = norm(x)      q,k,v = n Wq, n Wk, n Wv      heads: (norm q,k), rotate q,k by position, k,v -> pages
  *   x = x + attention(q over prefixes and own pages) Wo
  *   n = norm(x)      x = x + (silu(n Wgate) * n Wup) Wdown
  *
@@ -13,74 +13,60 @@ typedef struct Pass {
     const Ops *op;
     const Layer *w;
     const Batch *b;
-    Acts *a;
     LayerActs kept;      /* this layer's, cut to the batch */
-    Tensor normed, k, v, h;
+    Tensor normed, v, h;
     Stream *s;
 } Pass;
 
 static Pass pass_of(const Model *m, const Batch *b, Acts *a, int32_t layer, Stream *s) {
     return (Pass){
-        .m = m, .op = m->ops, .w = &m->layer[layer], .b = b, .a = a, .s = s,
-        .kept = layer_rows(&a->layer[layer], &m->cfg, b->T),
-        .normed = first_rows(a->normed, b->T), .k = first_rows(a->k, b->T), .v = first_rows(a->v, b->T),
-        .h = first_rows(a->h, b->T),
+        .m = m, .op = m->ops, .w = &m->layer[layer], .b = b, .s = s,
+        .kept = layer_rows(&a->layer[layer], b->T),
+        .normed = first_rows(a->normed, b->T), .v = first_rows(a->v, b->T), .h = first_rows(a->h, b->T),
     };
 }
 
-/* y = norm over each head; without qk-norm the projection wrote y itself. */
-static Status norm_heads(const Pass *p, Tensor y, Tensor raw, Tensor rstd, Tensor w) {
-    if (!w.data) return ST_OK;
-    Tensor x = raw.data ? raw : y; /* serving keeps no raw copy */
-    return p->op->norm(p->s, &(NormArgs){.y = y, .rstd = rstd, .x = x, .w = w, .eps = p->m->cfg.norm_eps});
+static Status norm(const Pass *p, Tensor rstd, Tensor x, Tensor w) {
+    float eps = p->m->cfg.norm_eps;
+    return p->op->norm(p->s, &(NormArgs){.y = p->normed, .rstd = rstd, .x = x, .w = w, .eps = eps});
 }
 
-static Status project(const Pass *p) {
-    const Layer *w = p->w;
-    const LayerActs *a = &p->kept;
-    Tensor q = a->q_raw.data ? a->q_raw : a->q, k = a->k_raw.data ? a->k_raw : p->k;
-    TRY(p->op->linear(p->s, &(LinearArgs){.y = flat(q), .x = p->normed, .w = w->wq, .b = w->bq}));
-    TRY(p->op->linear(p->s, &(LinearArgs){.y = flat(k), .x = p->normed, .w = w->wk, .b = w->bk}));
-    TRY(p->op->linear(p->s, &(LinearArgs){.y = flat(p->v), .x = p->normed, .w = w->wv, .b = w->bv}));
-    TRY(norm_heads(p, a->q, a->q_raw, a->rstd_q, w->norm_q));
-    return norm_heads(p, p->k, a->k_raw, a->rstd_k, w->norm_k);
-}
-
-static Status rotate_and_store(const Pass *p, int32_t layer) {
-    Tensor freq = p->m->rope_freq, pos = p->b->d_pos;
-    TRY(p->op->rope(p->s, &(RopeArgs){.x = p->kept.q, .pos = pos, .freq = freq, .sign = 1}));
-    TRY(p->op->rope(p->s, &(RopeArgs){.x = p->k, .pos = pos, .freq = freq, .sign = 1}));
-    return p->op->page_store(p->s, &(PageStoreArgs){.k_pool = pool_keys(p->b->pool, layer),
-                                                    .v_pool = pool_values(p->b->pool, layer),
-                                                    .k = p->k, .v = p->v, .slot = p->b->d_slot});
+/* y = n w^T + b */
+static Status project(const Pass *p, Tensor y, Tensor w, Tensor b) {
+    return p->op->linear(p->s, &(LinearArgs){.y = y, .x = p->normed, .w = w, .b = b});
 }
 
 /* to = from + x w^T; when serving both are one stream. */
 static Status add_to_stream(const Pass *p, Tensor to, Tensor from, Tensor x, Tensor w) {
-    if (to.data != from.data) TRY(p->op->copy(p->s, to.data, from.data, tensor_bytes(to)));
-    return p->op->linear(p->s, &(LinearArgs){.y = to, .x = x, .w = w, .accumulate = true});
+    return p->op->linear(p->s, &(LinearArgs){.y = to, .x = x, .w = w, .residual = from});
 }
 
 static Status attention(const Pass *p, int32_t layer) {
     const LayerActs *a = &p->kept;
-    TRY(p->op->norm(p->s, &(NormArgs){.y = p->normed, .rstd = a->rstd_attn, .x = a->x, .w = p->w->norm_attn,
-                                      .eps = p->m->cfg.norm_eps}));
-    TRY(project(p));
-    TRY(rotate_and_store(p, layer));
-    TRY(p->op->attn(p->s, &(AttnArgs){.o = a->o, .lse = a->lse, .q = a->q, .k = pool_keys(p->b->pool, layer),
-                                      .v = pool_values(p->b->pool, layer), .plan = p->b->plan,
-                                      .scale = p->m->attn_scale}));
-    return add_to_stream(p, a->x_mid, a->x, flat(a->o), p->w->wo);
+    const Layer *w = p->w;
+    Tensor keys = pool_keys(p->b->pool, layer), values = pool_values(p->b->pool, layer);
+    TRY(norm(p, a->rstd_attn, a->x, w->norm_attn));
+    TRY(project(p, flat(a->q_raw), w->wq, w->bq));
+    TRY(project(p, flat(a->k_raw), w->wk, w->bk));
+    TRY(project(p, flat(p->v), w->wv, w->bv));
+    TRY(p->op->heads(p->s, &(HeadsArgs){
+        .q = a->q, .k_pool = keys, .v_pool = values, .q_raw = a->q_raw, .k_raw = a->k_raw, .v = p->v,
+        .w_q = w->norm_q, .w_k = w->norm_k, .eps = p->m->cfg.norm_eps,
+        .pos = p->b->d_pos, .slot = p->b->d_slot, .freq = p->m->rope_freq}));
+    TRY(p->op->attn(p->s, &(AttnArgs){.o = a->o, .lse = a->lse, .q = a->q, .k = keys, .v = values,
+                                      .plan = p->b->plan, .scale = p->m->attn_scale}));
+    return add_to_stream(p, a->x_mid, a->x, flat(a->o), w->wo);
 }
 
 static Status feed_forward(const Pass *p, Tensor x_next) {
     const LayerActs *a = &p->kept;
-    TRY(p->op->norm(p->s, &(NormArgs){.y = p->normed, .rstd = a->rstd_ffn, .x = a->x_mid, .w = p->w->norm_ffn,
-                                      .eps = p->m->cfg.norm_eps}));
-    TRY(p->op->linear(p->s, &(LinearArgs){.y = a->gate, .x = p->normed, .w = p->w->w_gate}));
-    TRY(p->op->linear(p->s, &(LinearArgs){.y = a->up, .x = p->normed, .w = p->w->w_up}));
+    const Layer *w = p->w;
+    Tensor no_bias = {0};
+    TRY(norm(p, a->rstd_ffn, a->x_mid, w->norm_ffn));
+    TRY(project(p, a->gate, w->w_gate, no_bias));
+    TRY(project(p, a->up, w->w_up, no_bias));
     TRY(p->op->swiglu(p->s, &(SwigluArgs){.y = p->h, .gate = a->gate, .up = a->up}));
-    return add_to_stream(p, x_next, a->x_mid, p->h, p->w->w_down);
+    return add_to_stream(p, x_next, a->x_mid, p->h, w->w_down);
 }
 
 Status forward(const Model *m, const Batch *b, Acts *a, Stream *s) {

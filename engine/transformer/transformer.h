@@ -12,8 +12,8 @@
 typedef struct LayerActs {
     Tensor x;              /* [T,C] input of the layer */
     Tensor rstd_attn;      /* [T] */
-    Tensor q_raw, k_raw;   /* [T,H,D] [T,G,D] before qk-norm; absent unless qk_norm */
-    Tensor rstd_q, rstd_k; /* [T*H] [T*G] */
+    Tensor q_raw, k_raw;   /* [T,H,D] [T,G,D] projected. Only training with qk-norm needs them later; else q_raw is
+                              q and all layers share k_raw */
     Tensor q;              /* [T,H,D] normed and rotated */
     Tensor o, lse;         /* [T,H,D] [T,H] */
     Tensor x_mid;          /* [T,C] after attention */

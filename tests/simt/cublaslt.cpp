@@ -43,7 +43,7 @@ std::vector<float> rows_of(const Product &p, const Layout &l, const void *a, uin
 }
 
 void multiply(const Product &p, float alpha, const void *a, const Layout &la, const void *b, const Layout &lb, float beta,
-              void *d, const Layout &ld) {
+              const void *c, void *d, const Layout &ld) {
     uint64_t m = ld.rows, n = ld.columns, k = lb.rows;
     std::vector<float> wide = rows_of(p, la, a, m, k), column(k);
     for (uint64_t j = 0; j < n; j++) {
@@ -53,7 +53,7 @@ void multiply(const Product &p, float alpha, const void *a, const Layout &la, co
             const float *row = &wide[i * k];
             for (uint64_t e = 0; e < k; e++) sum += row[e] * column[e];
             if (p.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += element({p.bias_type, m, 1, (int64_t)m}, p.bias, i, 0);
-            put(ld, d, i, j, alpha * sum + (beta != 0 ? beta * element(ld, d, i, j) : 0));
+            put(ld, d, i, j, alpha * sum + (beta != 0 ? beta * element(ld, c, i, j) : 0));
         }
     }
 }
@@ -111,13 +111,13 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 }
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void *alpha, const void *a,
                               cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb, const void *beta,
-                              const void *c, cublasLtMatrixLayout_t, void *d, cublasLtMatrixLayout_t ld,
+                              const void *c, cublasLtMatrixLayout_t lc, void *d, cublasLtMatrixLayout_t ld,
                               const cublasLtMatmulAlgo_t *, void *, size_t, cudaStream_t stream) {
     Product p = *(const Product *)desc;
     Layout A = *(const Layout *)la, B = *(const Layout *)lb, D = *(const Layout *)ld;
     float by = *(const float *)alpha, add = *(const float *)beta;
-    if (c != d) return CUBLAS_STATUS_NOT_SUPPORTED;
-    simt::submit(stream, [=] { multiply(p, by, a, A, b, B, add, d, D); });
+    if (memcmp(lc, ld, sizeof(Layout))) return CUBLAS_STATUS_NOT_SUPPORTED;
+    simt::submit(stream, [=] { multiply(p, by, a, A, b, B, add, c, d, D); });
     return CUBLAS_STATUS_SUCCESS;
 }
 }
