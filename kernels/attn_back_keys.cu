@@ -129,11 +129,13 @@ TILE_FN void products(float (&s)[COLUMNS][4], float (&dp)[COLUMNS][4], KeysShare
 TILE_FN void differentiate(float (&s)[COLUMNS][4], float (&dp)[COLUMNS][4], const float2 *row, float rate) {
 #pragma unroll
     for (int n = 0; n < COLUMNS; n++) {
-        const float4 two = *(const float4 *)(row + 8 * n + lane_index() % 4 * 2);
+        const Vec16 two = load16(row + 8 * n + lane_index() % 4 * 2);
+        const float lse[2] = {__uint_as_float(two.w[0]), __uint_as_float(two.w[2])};
+        const float delta[2] = {__uint_as_float(two.w[1]), __uint_as_float(two.w[3])};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            s[n][i] = ex2(fmaf(s[n][i], rate, i % 2 ? -two.z : -two.x));
-            dp[n][i] = s[n][i] * (dp[n][i] - (i % 2 ? two.w : two.y));
+            s[n][i] = ex2(fmaf(s[n][i], rate, -lse[i % 2]));
+            dp[n][i] = s[n][i] * (dp[n][i] - delta[i % 2]);
         }
     }
 }
@@ -179,27 +181,34 @@ TILE_FN void add_step(KeySums<D> &sum, KeysShared<D> &page, typename KeysShared<
 /* ---- sums of several parts ---- */
 
 /* Sums lie in memory as threads hold them: element i of every thread, then element i + 1. */
-template <int D> TILE_FN float4 *sums_at(float *partial, int32_t slot, int32_t G, int32_t g) {
-    return (float4 *)(partial + ((int64_t)slot * G + g) * 2 * KV_PAGE * D) + threadIdx.x;
+template <int D> TILE_FN Vec16 *sums_at(float *partial, int32_t slot, int32_t G, int32_t g) {
+    return (Vec16 *)(partial + ((int64_t)slot * G + g) * 2 * KV_PAGE * D) + threadIdx.x;
 }
 
-template <int D> TILE_FN void store_sums(float4 *to, const KeySums<D> &sum) {
+TILE_FN void store_four(Vec16 *to, const float (&x)[4]) {
+    store16(to, Vec16{{__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                       __float_as_uint(x[3])}});
+}
+
+TILE_FN void add_four(float (&sum)[4], const Vec16 *from) {
+    const Vec16 x = load16(from);
+#pragma unroll
+    for (int i = 0; i < 4; i++) sum[i] += __uint_as_float(x.w[i]);
+}
+
+template <int D> TILE_FN void store_sums(Vec16 *to, const KeySums<D> &sum) {
 #pragma unroll
     for (int n = 0; n < D / 8; n++) {
-        to[2 * n * BACK_THREADS] = make_float4(sum.dk[n][0], sum.dk[n][1], sum.dk[n][2], sum.dk[n][3]);
-        to[(2 * n + 1) * BACK_THREADS] = make_float4(sum.dv[n][0], sum.dv[n][1], sum.dv[n][2], sum.dv[n][3]);
+        store_four(to + 2 * n * BACK_THREADS, sum.dk[n]);
+        store_four(to + (2 * n + 1) * BACK_THREADS, sum.dv[n]);
     }
 }
 
-TILE_FN void add_four(float (&sum)[4], float4 x) {
-    sum[0] += x.x, sum[1] += x.y, sum[2] += x.z, sum[3] += x.w;
-}
-
-template <int D> TILE_FN void add_sums(KeySums<D> &sum, const float4 *from) {
+template <int D> TILE_FN void add_sums(KeySums<D> &sum, const Vec16 *from) {
 #pragma unroll
     for (int n = 0; n < D / 8; n++) {
-        add_four(sum.dk[n], from[2 * n * BACK_THREADS]);
-        add_four(sum.dv[n], from[(2 * n + 1) * BACK_THREADS]);
+        add_four(sum.dk[n], from + 2 * n * BACK_THREADS);
+        add_four(sum.dv[n], from + (2 * n + 1) * BACK_THREADS);
     }
 }
 
