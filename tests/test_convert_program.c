@@ -142,6 +142,8 @@ static void test_compose(void **state) {
     same_file("first", "first2");
     expect(0, "103 rows", "compose a b -o all --sinks all");
     expect(0, "composed of 2 cartridges", "inspect first -m " MODEL);
+    assert_non_null(strstr(program_output, ", rows 0 to 69\n"));
+    assert_non_null(strstr(program_output, ", rows 1 to 32\n"));
     expect(0, "{\"path\":\"b\",\"first\":1,\"end\":33}", "compose a b -o first3 --json");
     expect(0, "native, from peft",
            "convert all -o all-peft && " CARTRIDGE_PROGRAM " convert all-peft -o all2");

@@ -32,6 +32,17 @@ static void print_number(const char *name, double v) {
         printf("%-14s %.6g\n", name, v);
 }
 
+/* "digest:first-end ..." as the file has it, one a line with the beginning of the digest. */
+static void print_parts(const char *parts) {
+    for (const char *p = parts; p && *p; p += strspn(p, " ")) {
+        int digest = (int)strcspn(p, ": "), first = 0, end = 0;
+        if (sscanf(p + digest, ":%d-%d", &first, &end) == 2)
+            printf("%-14s %.*s, rows %d to %d\n", p == parts ? "composed of" : "", digest < 16 ? digest : 16,
+                   p, first, end - 1);
+        p += strcspn(p, " ");
+    }
+}
+
 static void print_info(const char *path, const CartridgeInfo *i) {
     char bytes[24];
     job_bytes(bytes, sizeof bytes, (double)i->layers * 2 * i->kv_heads * i->head_dim * 2 * i->rows);
@@ -46,6 +57,7 @@ static void print_info(const char *path, const CartridgeInfo *i) {
            or_dash(i->tokenizer), "template", or_dash(i->template_family));
     printf("%-14s %.16s, %lld tokens\n%-14s %s\n", "corpus", or_dash(i->corpus), (long long)i->corpus_tokens,
            "start", or_dash(i->init));
+    print_parts(i->parts);
     printf("%-14s %lld steps, %lld conversations, %lld supervised tokens, seed %" PRIu64 "\n", "training",
            (long long)i->steps, (long long)i->conversations, (long long)i->supervised_tokens, i->seed);
     print_number("learning rate", i->learning_rate);
