@@ -336,7 +336,7 @@ static char *text_from(PutCommand put, const Command *c) {
     return text;
 }
 
-/* roff's escapes undone: what a reader sees. */
+/* roff's escapes undone and lines filled: what a reader sees. */
 static void unescape(char *text) {
     char *to = text;
     for (char *p = text; *p; p++) {
@@ -347,7 +347,7 @@ static void unescape(char *text) {
         else if (p[0] == '\\' && p[1] == '-')
             *to++ = *++p;
         else
-            *to++ = *p;
+            *to++ = *p == '\n' ? ' ' : *p;
     }
     *to = '\0';
 }

@@ -22,7 +22,7 @@ typedef struct Command {
         *operands; /* what may stand beside options, as the usage writes it: "FILE...", "train|serve" */
     int32_t operands_max;          /* how many of them; more is an error */
     bool no_device;       /* it computes nothing: no GPU is woken for it */
-    const char *about;             /* paragraphs for the man page; NULL: the summary says it all */
+    const char *about;             /* a paragraph for the man page; NULL: the summary says it all */
     const char *examples;          /* command lines for the man page, one a line; NULL: none */
     OptionTable table[TABLES_MAX]; /* unused ones empty */
     size_t at[TABLES_MAX];         /* where in the command's struct each table's values go */

@@ -121,10 +121,10 @@ static void zsh_text(FILE *out, const char *p) {
     }
 }
 
+/* An action that begins with a blank is called as it stands. */
 static void zsh_values(FILE *out, const Kind *k) {
     if (k->words[0] && (k->file || k->folder))
-        fprintf(out, "_alternative \"words:word:(%s)\" \"files:file:_files%s\"", k->words,
-                k->file ? "" : " -/");
+        fprintf(out, " _cartridge_words_or_files %s", k->words);
     else if (k->words[0])
         fprintf(out, "(%s)", k->words);
     else if (k->file || k->folder)
@@ -170,6 +170,7 @@ static void zsh_command(FILE *out, const Command *c, const OptionSet *s) {
 
 Status complete_zsh(FILE *out) {
     fputs("#compdef cartridge\n# zsh completion for cartridge, made by 'cartridge completion zsh'\n"
+          "_cartridge_words_or_files() {\n    compadd -- \"$@\"\n    _files\n}\n"
           "_cartridge() {\n    local -a names\n    names=(\n",
           out);
     for (int i = 0; commands[i]; i++) {

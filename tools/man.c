@@ -8,19 +8,28 @@
 
 /* ---- text ---- */
 
-/* A line must not begin with a control character, a hyphen that is typed must stay one. */
-static void put_text(FILE *out, const char *p) {
+enum { WIDTH = 70, AS_IT_IS = 1 << 30 };
+
+/* A line must not begin with a control character, a hyphen that is typed must stay one; a blank behind the
+ * width becomes a new line. */
+static void put_within(FILE *out, const char *p, int width) {
+    int column = 0;
     if (*p == '.' || *p == '\'') fputs("\\&", out);
-    for (; *p; p++) {
-        if (*p == '\\')
+    for (; *p; p++, column++) {
+        bool may_break = *p == ' ' && p[1] != '.' && p[1] != '\'';
+        if (may_break && column >= width)
+            fputc('\n', out), column = 0;
+        else if (*p == '\\')
             fputs("\\e", out);
         else if (*p == '-')
             fputs("\\-", out);
-        else if (*p == '\n')
-            fputs(p[1] == '\n' ? "\n.PP" : p[-1] == '\n' ? "\n" : " ", out);
         else
             fputc(*p, out);
     }
+}
+
+static void put_text(FILE *out, const char *text) {
+    put_within(out, text, WIDTH);
 }
 
 static void put_line(FILE *out, const char *text) {
@@ -36,15 +45,16 @@ static void put_font(FILE *out, char font, const char *text) {
 
 /* Lines as they are. */
 static void put_literal(FILE *out, const char *text) {
-    fputs(".PP\n.nf\n.RS\n", out);
+    fputs(".nf\n", out);
     for (const char *p = text; *p;) {
-        char line[256];
+        char line[1024];
         int n = (int)strcspn(p, "\n");
         snprintf(line, sizeof line, "%.*s", n, p);
-        put_line(out, line);
+        put_within(out, line, AS_IT_IS);
+        fputc('\n', out);
         p += n + (p[n] == '\n');
     }
-    fputs(".RE\n.fi\n", out);
+    fputs(".fi\n", out);
 }
 
 static void put_title(FILE *out, const char *name) {
