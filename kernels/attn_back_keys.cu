@@ -45,21 +45,21 @@ struct KeysWork {
 
 /* A step: BACK_STEP rows from `row` (even) on, of a visit. Visits are read from memory where they are needed:
  * with two steps at hand there are no registers for them. */
-struct Walk {
+struct RowWalk {
     int32_t visit, row;
 };
 
-TILE_FN Walk walk_to(const KeysWork &a, int32_t visit, int32_t skip) {
-    return Walk{visit, (a.visit[visit].row_from & ~1) + skip * BACK_STEP};
+TILE_FN RowWalk walk_to(const KeysWork &a, int32_t visit, int32_t skip) {
+    return RowWalk{visit, (a.visit[visit].row_from & ~1) + skip * BACK_STEP};
 }
 
-TILE_FN Walk walk_on(const KeysWork &a, Walk w) {
+TILE_FN RowWalk walk_on(const KeysWork &a, RowWalk w) {
     w.row += BACK_STEP;
     return w.row < a.visit[w.visit].row_to ? w : walk_to(a, w.visit + 1, 0);
 }
 
 template <int D>
-TILE_FN void load_step(typename KeysShared<D>::Step &to, const KeysWork &a, Walk w, int32_t g) {
+TILE_FN void load_step(typename KeysShared<D>::Step &to, const KeysWork &a, RowWalk w, int32_t g) {
     const BackPass &p = a.pass;
     const BackVisit v = a.visit[w.visit];
     const int chunks = D / CHUNK, thread = (int)threadIdx.x;
@@ -83,7 +83,7 @@ TILE_FN void load_step(typename KeysShared<D>::Step &to, const KeysWork &a, Walk
 enum Sight { NONE, SOME, ALL };
 
 /* Whether the warp's keys are seen by the step's rows. */
-TILE_FN Sight sight_of(const KeysWork &a, Walk w) {
+TILE_FN Sight sight_of(const KeysWork &a, RowWalk w) {
     const BackVisit v = a.visit[w.visit];
     const int32_t group = a.pass.group;
     int first = max(warp_index() * WARP_KEYS, (int)v.key_from);
@@ -141,7 +141,7 @@ TILE_FN void differentiate(float (&s)[COLUMNS][4], float (&dp)[COLUMNS][4], cons
 }
 
 /* Zeros where a row does not see a key, whatever was computed there. */
-TILE_FN void hide(float (&s)[COLUMNS][4], float (&dp)[COLUMNS][4], const KeysWork &a, Walk w) {
+TILE_FN void hide(float (&s)[COLUMNS][4], float (&dp)[COLUMNS][4], const KeysWork &a, RowWalk w) {
     const BackVisit v = a.visit[w.visit];
     const int32_t from[2] = {first_row(v, a.pass.group, 0), first_row(v, a.pass.group, 1)};
 #pragma unroll
@@ -156,7 +156,7 @@ TILE_FN void hide(float (&s)[COLUMNS][4], float (&dp)[COLUMNS][4], const KeysWor
 
 template <int D>
 TILE_FN void add_step(KeySums<D> &sum, KeysShared<D> &page, typename KeysShared<D>::Step &step,
-                      const KeysWork &a, Walk w, Sight sight) {
+                      const KeysWork &a, RowWalk w, Sight sight) {
     float s[COLUMNS][4], dp[COLUMNS][4];
     products<D>(s, dp, page, step);
     differentiate(s, dp, step.row, a.pass.rate);
@@ -219,10 +219,10 @@ TILE_FN bool merge_parts(KeySums<D> &sum, const BackItem &item, float *partial, 
                          int32_t g) {
     SHARED_ARRAY(uint32_t, before, 1);
     store_sums<D>(sums_at<D>(partial, item.slot + item.part, G, g), sum);
-    __syncthreads();
+    __syncthreads(); /* all threads' sums are written, and released by the next line */
     uint32_t *arrived = ticket + (int64_t)item.slot * G + g;
     if (threadIdx.x == 0) before[0] = add_acquire_release(arrived, 1);
-    __syncthreads();
+    __syncthreads(); /* everybody may look at `before`, and at the other parts' sums */
     if (before[0] + 1 < (uint32_t)item.parts) return false;
     if (threadIdx.x == 0) *arrived = 0; /* for the next pass */
     clear(sum.dk);
@@ -256,13 +256,13 @@ TILE_FN void walk_rows(KeySums<D> &sum, KeysShared<D> &page, const KeysWork &a, 
     const int64_t at = ((int64_t)item->page * a.pass.G + g) * KV_PAGE * D;
     tile_load<D, BACK_THREADS>(page.k, a.pass.k + at, 0, KV_PAGE);
     tile_load<D, BACK_THREADS>(page.v, a.pass.v + at, 0, KV_PAGE);
-    Walk next = walk_to(a, item->visit, item->skip);
+    RowWalk next = walk_to(a, item->visit, item->skip);
     load_step<D>(page.step[0], a, next, g);
     cp_async_commit();
     for (int32_t i = 0; i < steps; i++) {
         cp_async_wait<0>();
         __syncthreads(); /* step i has landed, and nobody reads step i - 1 any more */
-        const Walk now = next;
+        const RowWalk now = next;
         if (i + 1 < steps) {
             next = walk_on(a, now);
             load_step<D>(page.step[(i + 1) % 2], a, next, g);

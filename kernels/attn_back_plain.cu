@@ -93,14 +93,14 @@ template <class X> static __global__ void __launch_bounds__(PAIRS) attn_back_pla
 
 /* ---- dk, dv: a block is a key ---- */
 
-struct KeySums {
+struct PlainSums {
     float dk[PER_THREAD], dv[PER_THREAD];
 };
 
 /* Adds what rows t0*H.. give to the key: all heads of its group of the tokens t0 .. t1. `pairs`: shared
  * memory. */
 template <class X>
-PLAIN_FN void add_rows(const Plain &a, KeySums &sum, Pair *pairs, int32_t t0, int32_t t1, int32_t g,
+PLAIN_FN void add_rows(const Plain &a, PlainSums &sum, Pair *pairs, int32_t t0, int32_t t1, int32_t g,
                        int64_t key) {
     const int32_t group = a.H / a.G, rows = (t1 - t0) * group, thread = threadIdx.x;
     for (int32_t first = 0; first < rows; first += PAIRS) {
@@ -139,7 +139,7 @@ template <class X> static __global__ void __launch_bounds__(PAIRS) attn_back_pla
                   thread = threadIdx.x;
     if (a.grad[page] < 0) return;
     const int64_t key = ((int64_t)page * a.G + g) * KV_PAGE + offset;
-    KeySums sum = {};
+    PlainSums sum = {};
     for (int32_t s = 0; s < a.S; s++)
         for (int32_t i = a.seg[s]; i < a.seg[s + 1]; i++) {
             const Segment seg = a.segment[i];

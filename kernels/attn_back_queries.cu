@@ -36,14 +36,14 @@ struct QueriesWork {
 
 /* Entry e of segment i. Keys up to `end`, counted like those of entry 0 from 0, are seen by some row of the
  * tile. */
-struct Walk {
+struct PageWalk {
     int32_t i, e, end;
     Segment seg;
     bool own;
 };
 
 /* `later`: tokens of the sequence behind the tile's last one. */
-TILE_FN void walk_to(Walk &w, const QueriesWork &a, int32_t i, int32_t segments, int32_t later) {
+TILE_FN void walk_to(PageWalk &w, const QueriesWork &a, int32_t i, int32_t segments, int32_t later) {
     w.i = i;
     if (i == segments) return;
     w.seg = a.segment[i];
@@ -52,13 +52,14 @@ TILE_FN void walk_to(Walk &w, const QueriesWork &a, int32_t i, int32_t segments,
     w.end = w.seg.from + w.seg.length - (w.own ? later : 0);
 }
 
-TILE_FN void walk_on(Walk &w, const QueriesWork &a, int32_t segments, int32_t later) {
+TILE_FN void walk_on(PageWalk &w, const QueriesWork &a, int32_t segments, int32_t later) {
     w.e++;
     if (w.e * KV_PAGE >= w.end) walk_to(w, a, w.i + 1, segments, later);
 }
 
 template <int D>
-TILE_FN void load_page(typename QueriesShared<D>::Page &to, const QueriesWork &a, const Walk &w, int32_t g) {
+TILE_FN void load_page(typename QueriesShared<D>::Page &to, const QueriesWork &a, const PageWalk &w,
+                       int32_t g) {
     const int64_t at = ((int64_t)a.page[w.seg.first + w.e] * a.pass.G + g) * KV_PAGE * D;
     const int from = w.seg.from - w.e * KV_PAGE, end = w.end - w.e * KV_PAGE;
     tile_load<D, BACK_THREADS>(to.k, a.pass.k + at, from, end);
@@ -72,8 +73,8 @@ template <int D> struct Rows {
     float dq[D / 8][4];
     float lse[2], delta[2]; /* of rows l/4 and l/4 + 8 */
     int32_t later[2];       /* tokens of the sequence behind those rows' */
-    int32_t fewest,
-        most; /* ... behind the warp's last row and its first; fewest > most: the warp has no rows */
+    /* ... behind the warp's last row and its first; fewest > most: the warp has no rows. */
+    int32_t fewest, most;
 };
 
 template <int D> TILE_FN void load_rows(Rows<D> &r, const QueriesWork &a, const BackTile &tile, int32_t g) {
@@ -150,7 +151,8 @@ TILE_FN void differentiate(float (&dp)[COLUMNS][4], const float (&s)[COLUMNS][4]
 }
 
 /* Zeros where a row does not see a key; `key` is the strip's first, counted like w.end. */
-template <int D> TILE_FN void hide(float (&ds)[COLUMNS][4], const Rows<D> &r, const Walk &w, int32_t key) {
+template <int D>
+TILE_FN void hide(float (&ds)[COLUMNS][4], const Rows<D> &r, const PageWalk &w, int32_t key) {
     const int32_t all = w.seg.from + w.seg.length;
     const int32_t end[2] = {all - (w.own ? r.later[0] : 0), all - (w.own ? r.later[1] : 0)};
 #pragma unroll
@@ -164,8 +166,8 @@ template <int D> TILE_FN void hide(float (&ds)[COLUMNS][4], const Rows<D> &r, co
 
 /* dQ += dS K for the strip that begins at row `key` of the page. */
 template <int D>
-TILE_FN void add_strip(Rows<D> &r, typename QueriesShared<D>::Page &page, float rate, const Walk &w, int key,
-                       bool border) {
+TILE_FN void add_strip(Rows<D> &r, typename QueriesShared<D>::Page &page, float rate, const PageWalk &w,
+                       int key, bool border) {
     float s[COLUMNS][4], dp[COLUMNS][4];
     products<D>(s, dp, r, page, key);
     differentiate<D>(dp, s, r, rate);
@@ -184,7 +186,7 @@ TILE_FN void add_strip(Rows<D> &r, typename QueriesShared<D>::Page &page, float 
 }
 
 template <int D>
-TILE_FN void add_page(Rows<D> &r, typename QueriesShared<D>::Page &page, float rate, const Walk &w) {
+TILE_FN void add_page(Rows<D> &r, typename QueriesShared<D>::Page &page, float rate, const PageWalk &w) {
     if (r.fewest > r.most) return;
     const int32_t end = w.seg.from + w.seg.length;
     const int32_t every = end - (w.own ? r.most : 0),
@@ -206,7 +208,7 @@ template <int D> static __global__ void __launch_bounds__(BACK_THREADS, 2) attn_
     const int32_t g = blockIdx.x % a.pass.G, segments = a.seg[tile.sequence + 1],
                   end = a.row[tile.sequence + 1];
     const int32_t later = end - 1 - (min(tile.row + BACK_ROWS, end * a.pass.group) - 1) / a.pass.group;
-    Walk now, next;
+    PageWalk now, next;
     Rows<D> rows;
     walk_to(next, a, a.seg[tile.sequence], segments, later);
     load_page<D>(shared.page[0], a, next, g);
