@@ -90,8 +90,11 @@ static void check_work(const Shape *z, double most) {
     run(&r, z, &o, &lse);
     SimtCounters c = simt_counters("prefill_tile");
     double share = (double)c.mma / useful_mma(z);
-    print_message("head size %d, group %d, prefix %d, own %d: %llu mma, %.3f of the useful ones\n", z->D,
-                  z->group, z->prefix, z->rows[0], (unsigned long long)c.mma, share);
+    print_message(
+        "head size %d, group %d, prefix %d, own %d: %llu mma, %.3f of the useful ones; %llu bytes read, "
+        "%llu written\n",
+        z->D, z->group, z->prefix, z->rows[0], (unsigned long long)c.mma, share, (unsigned long long)c.read,
+        (unsigned long long)c.written);
     if (!(share >= 1 && share <= most)) fail_msg("%.3f of the useful mma, wanted 1 to %.3f", share, most);
     assert_true(c.ldmatrix > 0 && c.shared_ideal > 0);
     assert_int_equal(c.ldmatrix_waves, c.ldmatrix);
