@@ -136,7 +136,7 @@ static void test_gradient(void **state) {
     double loss[3];
     double *right = gradient_of(c, &ops_ref, DT_F32, &loss[0], &n), *plain = gradient_of(c, &ops_ref, DT_BF16, &loss[1], &n);
     double *got = gradient_of(c, simt, DT_BF16, &loss[2], &n);
-    assert_within(loss[2], loss[0], 2 * fabs(loss[1] - loss[0]) + 1e-3);
+    assert_within(loss[2], loss[0], 2 * fabs(loss[1] - loss[0]) + 1e-3 * loss[0]);
     check_as_near_as_bf16(got, plain, right, n, "gradient");
     free(right), free(plain), free(got);
 }
