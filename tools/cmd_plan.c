@@ -5,7 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/cuda_device.h"
 #include "tools/command.h"
+#include "tools/device.h"
 #include "tools/host_facts.h"
 #include "tools/job.h"
 #include "tools/plan_time.h"
@@ -30,7 +32,7 @@ static const Option rows[] = {
      AT(corpus_tokens), false},
     {"tokens", 'p', OPTION_WHOLE, "N", "128", 1, 1e7, "what", "rows of the cartridge", AT(rows), false},
     {"card", 0, OPTION_TEXT, "NAME|all", NULL, 0, 0, "where",
-     "a card by its data sheet, or all that are known; default: this machine's CPU", AT(card), false},
+     "a card by its data sheet, or all that are known; default: what --device says", AT(card), false},
     {"memory", 0, OPTION_TEXT, "SIZE", NULL, 0, 0, "where",
      "bytes that may be used, as 24G or 16Gi; default: what is free", AT(memory), false},
     {"data", 0, OPTION_FLAG, NULL, NULL, 0, 0, "plan train", "conversations are there already: no self-study",
@@ -58,6 +60,8 @@ typedef struct Job {
     ModelConfig model;
     int64_t tokens;   /* of the text; 0: no text was given */
     const Card *card; /* NULL: this CPU */
+    Card own;         /* the GPU that is here, if it is planned for */
+    CudaDevice gpu;
     double memory;
     Rates rates;
 } Job;
@@ -82,6 +86,23 @@ done:
     tokenizer_close(tokenizer);
     corpus_close(corpus);
     return st;
+}
+
+/* *card: the GPU that --device means; NULL: the CPU, because it was asked for or nothing else is there. */
+static Status find_gpu(Job *j, const Card **card) {
+    int32_t index, n = 0;
+    *card = NULL;
+    TRY(device_index(j->common->device, &index));
+    if (index < 0) return ST_OK;
+    Status st = cuda_device_count(&n);
+    if (st || index >= n) {
+        if (!strcmp(j->common->device, "auto")) return ST_OK;
+        return st ? st : cuda_device_read(&j->gpu, index); /* which says that it is not there */
+    }
+    TRY(cuda_device_read(&j->gpu, index));
+    j->own = (Card){.name = j->gpu.name, .memory = (double)j->gpu.bytes_free};
+    *card = &j->own;
+    return ST_OK;
 }
 
 /* The memory of a card, or of this machine; --memory overrides either. */
@@ -122,7 +143,9 @@ static void print_head(const Job *j) {
     printf("model      %s: %d layers, weights %s, one row of keys and values %s (%s)\n", j->a->model,
            j->model.layers, weights, row, dtype_name(plan_kv(j->card)));
     if (j->tokens) printf("text       %lld tokens\n", (long long)j->tokens);
-    if (j->card)
+    if (j->card == &j->own)
+        printf("machine    %s, %s free\n\n", j->own.name, memory);
+    else if (j->card)
         printf("machine    %s by its data sheet: %s, %.0f GB/s, %.0f TFLOP/s\n\n", j->card->name, memory,
                j->card->bandwidth / 1e9, j->card->rate / 1e12);
     else
@@ -260,6 +283,10 @@ static void print_train(const Job *j, const TrainPlan *p) {
     job_bytes(cartridge, sizeof cartridge, (double)model_row_bytes(&j->model, DT_BF16) * (double)j->a->rows);
     job_bytes(checkpoint, sizeof checkpoint, (double)p->bytes.learning * 4 / 5); /* all but the gradient */
     printf("\ndisk       cartridge %s, checkpoint %s, and the conversations\n", cartridge, checkpoint);
+    if (j->card == &j->own) {
+        printf("time       not known for this card; --card plans by a data sheet\n");
+        return;
+    }
     if (!j->a->from_data) print_range(j, "study", p->low.study, p->high.study);
     print_range(j, "training", p->low.train, p->high.train);
     printf("%s: for texts of a quarter of the allowed length, all of them kept, to texts of the\nwhole "
@@ -274,6 +301,10 @@ static void print_train_json(const Job *j, const TrainPlan *p) {
     print_json_head(j, "train");
     printf(",\"fits\":%s,\"bytes\":", train_fits(j, p) ? "true" : "false");
     print_json_kinds(&p->bytes);
+    if (j->card == &j->own) {
+        printf("}\n");
+        return;
+    }
     printf(",\"seconds\":{\"%s\":true,\"study\":[%.3g,%.3g],\"training\":[%.3g,%.3g]}}\n",
            j->card ? "floor" : "estimate", p->low.study, p->high.study, p->low.train, p->high.train);
 }
@@ -335,9 +366,12 @@ static void print_serve(const Job *j, const ServePlan *p) {
         "\n",
         (long long)j->a->users, (long long)j->a->rows);
     print_kinds(j, p->bytes, CONTEXTS);
-    printf("| %-31s |", "tokens per second at most");
-    for (int i = 0; i < CONTEXTS; i++) printf(p->rate[i] < 100 ? " %18.1f |" : " %18.0f |", p->rate[i]);
-    printf("\n| %-31s |", "users that fit");
+    if (j->card != &j->own) {
+        printf("| %-31s |", "tokens per second at most");
+        for (int i = 0; i < CONTEXTS; i++) printf(p->rate[i] < 100 ? " %18.1f |" : " %18.0f |", p->rate[i]);
+        putchar('\n');
+    }
+    printf("| %-31s |", "users that fit");
     for (int i = 0; i < CONTEXTS; i++) {
         char users[24];
         put_users(users, sizeof users, p->users[i]);
@@ -421,7 +455,7 @@ static Status run(const void *options, const Common *common, const TextList *res
     if (j.a->card && !strcmp(j.a->card, "all")) {
         TRY(plan_all(&j, train, &fits));
     } else {
-        if (j.a->card) TRY(plan_card(&card, j.a->card));
+        TRY(j.a->card ? plan_card(&card, j.a->card) : find_gpu(&j, &card));
         TRY(choose_place(&j, card));
         TRY(plan_place(&j, train, false, &fits));
     }

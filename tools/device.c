@@ -13,11 +13,10 @@ const Ops *device_ops(void) {
     return chosen;
 }
 
-/* The N of "cuda:N", 0 for "cuda". */
-static Status read_index(const char *name, int32_t *index) {
+Status device_index(const char *name, int32_t *index) {
     enum { DEVICES_MAX = 1024 };
-    *index = 0;
-    if (!strcmp(name, "cuda")) return ST_OK;
+    *index = strcmp(name, "cpu") ? 0 : -1;
+    if (*index < 0 || !strcmp(name, "cuda") || !strcmp(name, "auto")) return ST_OK;
     char *end;
     long n = strncmp(name, "cuda:", 5) ? -1 : strtol(name + 5, &end, 10);
     NEED(n >= 0 && n < DEVICES_MAX && end > name + 5 && *end == '\0', ST_ARG,
@@ -28,11 +27,11 @@ static Status read_index(const char *name, int32_t *index) {
 
 Status device_choose(const char *name) {
     bool automatic = !strcmp(name, "auto");
-    chosen = &ops_cpu;
-    if (!strcmp(name, "cpu")) return ST_OK;
-    int32_t index = 0;
-    if (!automatic) TRY(read_index(name, &index));
+    int32_t index;
     const Ops *ops;
+    chosen = &ops_cpu;
+    TRY(device_index(name, &index));
+    if (index < 0) return ST_OK;
     Status st = cuda_ops(&ops, index);
     if (!st) chosen = ops;
     if (st != ST_NOTFOUND) return st;

@@ -9,6 +9,9 @@
  * for a card that is too old. To be called once, before anything is opened. */
 Status device_choose(const char *name);
 
+/* Which CUDA device such a name means, whether or not it is there; -1: the CPU. ST_ARG. */
+Status device_index(const char *name, int32_t *index);
+
 const Ops *device_ops(void); /* of device_choose; the CPU before it was called */
 
 #endif
