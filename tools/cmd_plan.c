@@ -206,8 +206,7 @@ static void print_json_head(const Job *j, const char *what) {
 static void print_left_out(const Job *j) {
     printf(j->card ? "Not counted: what the driver, libraries and kernels take for themselves on a card.\n"
                    : "Not counted: tokenizer, conversations, libraries, and the file cache. Pages that "
-                     "nobody writes to are "
-                     "asked for, but never take room.\n");
+                     "nobody writes to are asked for,\nbut never take room.\n");
 }
 
 /* ---- training ---- */
@@ -380,9 +379,10 @@ static void print_serve(const Job *j, const ServePlan *p) {
     printf("\n\nEach user has %lld tokens of prompt and answer", (long long)j->a->turn);
     if (j->a->cartridges > 1)
         printf("; %lld different texts or cartridges are in use", (long long)j->a->cartridges);
-    printf(".\nTokens per second: one pass for all users must read the weights and what they attend to, and "
-           "multiply; from the\n"
-           "rates above, and no run can be faster.\n");
+    printf(".\n");
+    if (j->card != &j->own)
+        printf("Tokens per second: a pass for all users must read the weights and what they attend to, and "
+               "multiply, at the rates above.\n");
     print_left_out(j);
 }
 
@@ -390,8 +390,9 @@ static void print_serve_json(const Job *j, const ServePlan *p) {
     print_json_head(j, "serve");
     printf(",\"users\":%lld,\"fits\":%s", (long long)j->a->users, serve_fits(j, p) ? "true" : "false");
     for (int i = 0; i < CONTEXTS; i++) {
-        printf(",\"%s\":{\"users_that_fit\":%d,\"tokens_per_second_at_most\":%.4g,\"bytes\":", context_key[i],
-               p->users[i], p->rate[i]);
+        printf(",\"%s\":{\"users_that_fit\":%d", context_key[i], p->users[i]);
+        if (j->card != &j->own) printf(",\"tokens_per_second_at_most\":%.4g", p->rate[i]);
+        printf(",\"bytes\":");
         print_json_kinds(&p->bytes[i]);
         printf("}");
     }
@@ -427,13 +428,13 @@ static Status plan_place(Job *j, bool train, bool line, bool *fits) {
 
 static Status plan_all(Job *j, bool train, bool *fits) {
     if (!j->common->json)
-        printf(
-            train
-                ? "| card      |   memory |   wanted | fits |   time at least      |\n"
-                  "|-----------|----------|----------|------|----------------------|\n"
-                : "| users fit |   memory | whole text, each's | whole text, shared |          cartridge |\n"
-                  "|-----------|----------|--------------------|--------------------|--------------------|"
-                  "\n");
+        printf(train
+                   ? "| card      |   memory |   wanted | fits |   time at least      |\n"
+                     "|-----------|----------|----------|------|----------------------|\n"
+                   : "users that fit\n\n| card      |   memory | whole text, each's | whole text, shared |   "
+                     "       cartridge |\n"
+                     "|-----------|----------|--------------------|--------------------|--------------------|"
+                     "\n");
     for (const Card *c = plan_cards; c->name; c++) {
         TRY(choose_place(j, c));
         TRY(plan_place(j, train, true, fits));

@@ -9,8 +9,8 @@
 #include "engine/learn/trainer.h"
 #include "tools/session.h"
 
-/* From the makers' public data sheets; dense bf16 products with f32 sums. One that is in this machine tells
- * its memory only: bandwidth and rate are 0. */
+/* From the makers' public data sheets; dense bf16 products with f32 sums. Of one that is in this machine only
+ * the memory is known: bandwidth and rate are 0. */
 typedef struct Card {
     const char *name;
     double memory, bandwidth, rate; /* bytes, bytes/s, FLOP/s */

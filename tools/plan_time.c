@@ -84,8 +84,8 @@ TrainTime train_seconds(const Rates *r, const TrainWork *w) {
 
 double serve_rate(const Rates *r, const PlanServe *s, int32_t users, DType kv) {
     double row = (double)model_row_bytes(&s->model, kv), own = (double)s->turn / 2;
-    double read = s->context == PLAN_FULL ? users * ((double)s->rows + own)
-                                          : (double)(s->copies * s->rows) + users * own;
+    double texts = (double)(s->copies < users ? s->copies : users); /* that somebody reads now */
+    double read = (s->context == PLAN_FULL ? users : texts) * (double)s->rows + users * own;
     Passes p = {
         .count = 1, .rows = users, .keys = (double)s->rows + own, .logits = users, .kv_bytes = read * row};
     return users / passes_seconds(&s->model, r, &p);
