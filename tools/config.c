@@ -261,7 +261,7 @@ static void print_origin(FILE *out, const OptionSlot *slot, const Command *c, co
     }
 }
 
-enum { NAME_COLUMN = 18, ORIGIN_COLUMN = 44 };
+enum { NAME_COLUMN = 18, ORIGIN_COLUMN = 52 };
 
 static void print_slot(FILE *out, const OptionSlot *slot, const Command *c, const char *path) {
     const Option *o = slot->row;
