@@ -115,7 +115,7 @@ static void test_whole_equals_the_list(void **state) {
             Cartridge *c = composed(&s, s.data, PARTS, SINKS_ALL);
             const Prefix *whole = c->prefix;
             assert_int_equal(prefix_visible(whole), 70 + 33 + 64);
-            assert_int_equal(prefix_start(&whole, 1), prefix_start(s.prefix, PARTS));
+            assert_int_equal(whole->pos_end, prefix_start(s.prefix, PARTS));
             same_logits(&s, &whole, 1, s.prefix, PARTS, backends[b].epsilon);
             cartridge_close(c);
             close_shelf(&s);
@@ -208,7 +208,7 @@ static void test_what_was_done_is_said(void **state) {
     assert_int_equal(i->conversations, 300);
     assert_int_equal(i->supervised_tokens, 3000);
     assert_int_equal(i->corpus_tokens, 1503);
-    assert_true(isnan(i->loss_last));
+    assert_true(isnan(i->loss_last) && i->seed == 0);
     assert_string_equal(i->model, s.r.model->fingerprint);
     cartridge_close(c);
     close_shelf(&s);

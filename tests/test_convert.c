@@ -228,6 +228,10 @@ static void test_folders_that_do_not_fit(void **state) {
         put_config(wrong[i].from, wrong[i].to);
         refused_folder(&d, NULL, wrong[i].st, wrong[i].says);
     }
+    put_config("\"num_frozen_tokens\": 2,", ""); /* PEFT's default is 1 */
+    CartridgeData one = read_peft(&d, scratch_folder());
+    assert_int_equal(one.info.frozen, 1);
+    cartridge_data_close(&one);
     put_config("{", "{");
     CartridgeInfo other = d.of;
     other.layers = 3;
@@ -431,6 +435,28 @@ static void test_torch_files_of_other_models(void **state) {
     close_desk(&d);
 }
 
+static void test_torch_files_that_contradict_themselves(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        Status st;
+        const char *says;
+    } file[] = {{"wrong-layer", ST_FORMAT, "trainable_keys[1] has 7 rows, layer 0 has 8"},
+                {"wrong-values", ST_FORMAT, "trainable_keys has 8 rows, trainable_values 7"},
+                {"wrong-entry", ST_UNSUPPORTED, "\"segment_keys\""},
+                {"repeated", ST_FORMAT, "larger than the file"}};
+    Desk d;
+    open_desk(&d, &ops_ref, DT_F64);
+    for (size_t i = 0; i < sizeof file / sizeof file[0]; i++) {
+        CartridgeData c;
+        Rounding r;
+        assert_fails(file[i].st, read_torch(&d, file[i].name, &c, &r));
+        assert_says(file[i].says);
+        assert_null(c.rows.data);
+    }
+    close_desk(&d);
+}
+
 /* Any bit of the file: an error, or a cartridge in which nothing changed (dates, padding and the like). */
 static void test_any_bit_of_a_torch_file(void **state) {
     (void)state;
@@ -478,6 +504,7 @@ int main(void) {
         cmocka_unit_test(test_rounding_is_counted),
         cmocka_unit_test(test_nothing_is_executed),
         cmocka_unit_test(test_torch_files_of_other_models),
+        cmocka_unit_test(test_torch_files_that_contradict_themselves),
         cmocka_unit_test(test_any_bit_of_a_torch_file),
     };
     return cmocka_run_group_tests_name("convert", tests, NULL, NULL);

@@ -238,6 +238,10 @@ static void test_claims_beyond_the_storage(void **state) {
          "outside its storage"}, /* many of one */
         {{"0", "BFloat16Storage", 12, 0, {1LL << 40, 1LL << 40}, {0, 0}}, ST_FORMAT, "outside its storage"},
         {{"0", "BFloat16Storage", 12, 0, {2, 2}, {INT64_MAX, 1}}, ST_FORMAT, "outside its storage"},
+        {{"0", "BFloat16Storage", 12, 0, {3, 1}, {INT64_MAX, 1}},
+         ST_FORMAT,
+         "outside its storage"}, /* sums that wrap */
+        {{"0", "BFloat16Storage", 12, 0, {3, 4}, {1LL << 62, 1}}, ST_FORMAT, "outside its storage"},
         {{"0", "BFloat16Storage", 12, 0, {-3, 4}, {4, 1}}, ST_FORMAT, "whole number"},
         {{"0", "BFloat16Storage", 12, 0, {3, 4}, {-4, 1}}, ST_FORMAT, "whole number"},
         {{"0", "BFloat16Storage", 13, 0, {3, 4}, {4, 1}}, ST_FORMAT, "24 bytes"},
@@ -339,6 +343,7 @@ static void test_refused_pickles(void **state) {
         {P("\x80\x02q\0N."), ST_FORMAT, "empty stack"},
         {P("\x80\x02(q\0N."), ST_FORMAT, "empty stack"},
         {P("\x80\x02Nq\1."), ST_UNSUPPORTED, "from 0 to 1"},
+        {P("\x80\x02Nq\0Nq\0\x86."), ST_UNSUPPORTED, "from 1 to 0"},
         {P("\x80\x02Nr\xff\xff\xff\xff."), ST_UNSUPPORTED, "4294967295"},
         {P("\x80\x02h\0."), ST_FORMAT, "place 0 of a memo of 0"},
         {P("\x80\x02Nq\0j\xff\xff\xff\xff."), ST_FORMAT, "place 4294967295"},

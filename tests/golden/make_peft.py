@@ -66,6 +66,18 @@ class Command:
         return os.system, ("touch executed",)
 
 
+def save_wrong(rows, save):
+    """Lists that do not belong together; and lists that are one small storage again and again."""
+    layer, values = published(rows, FROZEN, "frozen"), published(rows, FROZEN, "frozen")
+    layer["trainable_keys"][1] = layer["trainable_keys"][1][:, :, :-1].clone()
+    values["trainable_values"] = nn.ParameterList([v[:, :, :-1].clone() for v in values["trainable_values"]])
+    save(layer, "wrong-layer.pt")
+    save(values, "wrong-values.pt")
+    save(published(rows, FROZEN, "frozen") | {"segment_keys": None}, "wrong-entry.pt")
+    once = torch.cat([rows[0, 0]] * 5, dim=2)
+    save({name: [once] * len(rows) for name in published(rows, FROZEN, "frozen")}, "repeated.pt")
+
+
 def save_torch(rows, g):
     shutil.rmtree(TORCH, ignore_errors=True)
     os.mkdir(TORCH)
@@ -83,6 +95,7 @@ def save_torch(rows, g):
     save(published(rows, FROZEN, "frozen") | {"more": Command()}, "hostile.pt")
     third = torch.full_like(rows, 1 / 3, dtype=torch.float32)
     save(published(third, FROZEN, "frozen", torch.float32), "inexact.pt")
+    save_wrong(rows, save)
     print("torch:", ", ".join(sorted(os.listdir(TORCH))))
 
 
