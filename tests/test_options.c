@@ -3,6 +3,8 @@
  * name everything. The walk needs no list of its own, so a command that is added is tested too. */
 #include "tests/test.h"
 
+#include <wordexp.h>
+
 #include "tools/complete.h"
 #include "tools/config.h"
 #include "tools/man.h"
@@ -383,6 +385,38 @@ static void test_help_and_pages_mention_every_option(void **state) {
     free(all);
 }
 
+/* An example of a page, as its command would read it. Those with pipes are a shell's affair. */
+static void expect_parses(const char *line) {
+    wordexp_t w;
+    CommandOptions o;
+    TextList rest;
+    int words = wordexp(line, &w, WRDE_NOCMD);
+    if (words) return;
+    int first = !strcmp(w.we_wordv[0], "mpirun") ? 3 : 0;
+    const Command *c = (int)w.we_wordc > first + 1 ? command_find(w.we_wordv[first + 1]) : NULL;
+    if (strcmp(w.we_wordv[first], "cartridge") || !c) fail_msg("the example \"%s\" calls no command", line);
+    assert_ok(command_options_open(&o, c));
+    assert_ok(options_read_line(&o.set, (int)w.we_wordc - first - 2, w.we_wordv + first + 2, &rest));
+    assert_ok(options_complete(&o.set));
+    assert_true(rest.n <= c->operands_max);
+    command_options_close(&o);
+    wordfree(&w);
+}
+
+static void test_examples_can_be_typed(void **state) {
+    (void)state;
+    int examples = 0;
+    for (int i = 0; commands[i]; i++)
+        for (const char *p = commands[i]->examples; p && *p; examples++) {
+            char line[1024];
+            int n = (int)strcspn(p, "\n");
+            snprintf(line, sizeof line, "%.*s", n, p);
+            expect_parses(line);
+            p += n + (p[n] == '\n');
+        }
+    assert_true(examples > 8);
+}
+
 static bool have(const char *program) {
     char line[128];
     snprintf(line, sizeof line, "command -v %s >/dev/null 2>&1", program);
@@ -489,6 +523,7 @@ int main(void) {
         cmocka_unit_test(test_print_config_reads_back),
         cmocka_unit_test(test_reals_are_written_exactly),
         cmocka_unit_test(test_help_and_pages_mention_every_option),
+        cmocka_unit_test(test_examples_can_be_typed),
         cmocka_unit_test(test_pages_are_sound_roff),
         cmocka_unit_test(test_completion_scripts_parse),
         cmocka_unit_test(test_bash_offers_what_fits),

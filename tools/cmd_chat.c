@@ -201,6 +201,11 @@ static Status run(const void *options, const Common *common, const TextList *res
 const Command cmd_chat = {.name = "chat",
                           .usage = "chat -m DIR [-c FILE...] [--prompt TEXT] [options]",
                           .summary = "talk to a model behind cartridges, or answer one prompt",
+                          .about =
+                              "Several cartridges are used together, in the order in which they are named. "
+                              "Without --prompt it is a conversation: /reset begins anew, /quit ends it.",
+                          .examples = "cartridge chat -m models/smollm2-135m-instruct -c harbour.cartridge "
+                                      "--prompt \"Who is the captain of the ferry?\"\n",
                           .table = {{rows, OPTION_COUNT(rows)}},
                           .at = {0},
                           .bytes = sizeof(Args),

@@ -279,6 +279,11 @@ const Command cmd_eval = {
     .name = "eval",
     .usage = "eval -m DIR -c FILE... --set FILE... [--against LIST --corpus PATH] [options]",
     .summary = "score answers behind a cartridge against no context, truncation and the full text",
+    .about = "Each question is answered behind the cartridge, and behind each of the contexts that --against "
+             "names. Gold answers are scored by their likelihood, generated ones by whether they contain or "
+             "are the gold answer; differences come with an interval by paired bootstrap.",
+    .examples = "cartridge eval -m models/smollm2-135m-instruct -c harbour.cartridge --set questions.jsonl "
+                "--corpus harbour.txt --against none,full,truncate:128\n",
     .table = {{rows, OPTION_COUNT(rows)}},
     .at = {0},
     .bytes = sizeof(Args),

@@ -158,13 +158,16 @@ static Status run(const void *options, const Common *common, const TextList *res
                                       : inspect_cartridge(options, common, rest->v[0]);
 }
 
-const Command cmd_inspect = {.name = "inspect",
-                             .usage = "inspect FILE|DIR [-m DIR] [options]",
-                             .summary =
-                                 "what a cartridge or model folder is, and whether the two belong together",
-                             .operands = "FILE|DIR",
-                             .operands_max = 1,
-                             .table = {{rows, OPTION_COUNT(rows)}},
-                             .at = {0},
-                             .bytes = sizeof(Args),
-                             .run = run};
+const Command cmd_inspect = {
+    .name = "inspect",
+    .usage = "inspect FILE|DIR [-m DIR] [options]",
+    .summary = "what a cartridge or model folder is, and whether the two belong together",
+    .operands = "FILE|DIR",
+    .operands_max = 1,
+    .about = "Of a cartridge: its rows, positions, identities and training, after its seal was checked; with "
+             "--model also whether it belongs to that model. Of a model folder: its sizes.",
+    .examples = "cartridge inspect harbour.cartridge -m models/smollm2-135m-instruct\n",
+    .table = {{rows, OPTION_COUNT(rows)}},
+    .at = {0},
+    .bytes = sizeof(Args),
+    .run = run};

@@ -63,6 +63,10 @@ const Command cmd_synth = {
     .name = "synth",
     .usage = "synth -m DIR --corpus PATH -o FILE [options]",
     .summary = "self-study: conversations about a corpus, with the teacher's log-probabilities",
+    .about = "The conversations are kept in an SQLite file, batch by batch: a run that was killed goes on "
+             "with --resume. train uses one or more such files with --data.",
+    .examples =
+        "cartridge synth -m models/smollm2-135m-instruct --corpus harbour.txt -n 400 -o harbour.study\n",
     .table = {{rows, OPTION_COUNT(rows)}, {study_rows, STUDY_ROWS}},
     .at = {0, offsetof(Args, study)},
     .bytes = sizeof(Args),

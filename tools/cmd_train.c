@@ -315,10 +315,20 @@ static Status run(const void *options, const Common *common, const TextList *res
     return st;
 }
 
-const Command cmd_train = {.name = "train",
-                           .usage = "train -m DIR (--corpus PATH | --data FILE...) -o FILE [options]",
-                           .summary = "train a cartridge, from a corpus or from synth's conversations",
-                           .table = {{rows, OPTION_COUNT(rows)}, {study_rows, STUDY_ROWS}},
-                           .at = {0, offsetof(Args, study)},
-                           .bytes = sizeof(Args),
-                           .run = run};
+const Command cmd_train = {
+    .name = "train",
+    .usage = "train -m DIR (--corpus PATH | --data FILE...) -o FILE [options]",
+    .summary = "train a cartridge, from a corpus or from synth's conversations",
+    .about = "With --corpus everything happens in one process: the model reads the text chunk by chunk, asks "
+             "itself questions and answers them (self-study), a cartridge of --tokens rows starts as the "
+             "first rows of the text, and learns to give the answers' probabilities without the text. At the "
+             "end it is compared on conversations that were kept aside. A stopped run goes on with --resume, "
+             "as if it had not been stopped.",
+    .examples =
+        "cartridge train -m models/smollm2-135m-instruct --corpus harbour.txt -p 128 -o harbour.cartridge\n"
+        "cartridge train -m models/smollm2-135m-instruct --data a.study --data b.study --init-text "
+        "harbour.txt -o both.cartridge\n",
+    .table = {{rows, OPTION_COUNT(rows)}, {study_rows, STUDY_ROWS}},
+    .at = {0, offsetof(Args, study)},
+    .bytes = sizeof(Args),
+    .run = run};
