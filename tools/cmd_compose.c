@@ -88,6 +88,7 @@ const Command cmd_compose = {
     .name = "compose",
     .usage = "compose FILE FILE... -o FILE [--sinks first|all]",
     .summary = "several cartridges of one model into one, in this order",
+    .no_device = true,
     .operands = "FILE...",
     .operands_max = LIST_MAX,
     .about =

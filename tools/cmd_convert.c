@@ -158,6 +158,7 @@ const Command cmd_convert = {
     .name = "convert",
     .usage = "convert IN -o OUT [-m DIR] [--to native|peft] [--round]",
     .summary = "cartridges to and from PEFT, and from the published code's .pt files",
+    .no_device = true,
     .operands = "FILE|DIR",
     .operands_max = 1,
     .about =
