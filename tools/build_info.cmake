@@ -15,5 +15,7 @@ file(CONFIGURE OUTPUT ${OUT} @ONLY CONTENT
 #define BUILD_DATE \"@date@\" /* of the commit */
 #define BUILD_TYPE \"@TYPE@\"
 #define BUILD_COMPILER \"@COMPILER@\"
+#define BUILD_SYSTEM \"@SYSTEM@\"
+#define BUILD_GPU \"@GPU@\"
 #define BUILD_LIBRARIES \"@LIBRARIES@\"
 ")

@@ -11,8 +11,9 @@
 #include "tools/progress.h"
 
 static void print_version(void) {
-    printf("cartridge %s, commit %s, %s, %s\nlibraries: %s\ndevices: cpu, %d threads\n", BUILD_VERSION,
-           BUILD_COMMIT, BUILD_TYPE, BUILD_COMPILER, BUILD_LIBRARIES, omp_get_max_threads());
+    printf("cartridge %s, commit %s of %s\n", BUILD_VERSION, BUILD_COMMIT, BUILD_DATE[0] ? BUILD_DATE : "?");
+    printf("build: %s, %s, %s\nlibraries: %s\n", BUILD_TYPE, BUILD_COMPILER, BUILD_SYSTEM, BUILD_LIBRARIES);
+    printf("devices: cpu (%d threads), %s\n", omp_get_max_threads(), BUILD_GPU);
 }
 
 static int report(const Command *c, Status st) {
