@@ -461,9 +461,12 @@ static Status run(const void *options, const Common *common, const TextList *res
         TRY(plan_place(&j, train, false, &fits));
     }
     if (fits) return ST_OK;
+    bool weights =
+        (double)model_bytes(&j.model) > j.memory; /* with all cards: the largest of them stands last */
     fprintf(stderr, "cartridge plan: it does not fit; %s\n",
-            train ? "fewer --micro-rows, a smaller --chunk or fewer rows need less"
-                  : "fewer --users or --turn-tokens need less");
+            weights ? "the weights alone are larger: a smaller model or a larger machine"
+            : train ? "fewer --micro-rows, a smaller --chunk or fewer rows need less"
+                    : "fewer --users or --turn-tokens need less");
     *code = EXIT_SPACE;
     return ST_OK;
 }

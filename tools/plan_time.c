@@ -106,7 +106,7 @@ static double now(void) {
 /* A layer's largest products, gate, up and down, with more copies of them than caches hold: a real pass finds
  * every weight in memory. */
 typedef struct Trial {
-    const ModelConfig *c;
+    int64_t C, F;
     Stream *s;
     uint16_t *weights; /* owned, [copies,3,F,C] */
     float *x, *h;      /* owned, [rows,C] [rows,F] */
@@ -114,7 +114,7 @@ typedef struct Trial {
 } Trial;
 
 static Status run_copy(const Trial *t, int32_t i) {
-    int64_t C = t->c->width, F = t->c->ffn;
+    int64_t C = t->C, F = t->F;
     Tensor x = tensor_of(t->x, DT_F32, t->rows, C), h = tensor_of(t->h, DT_F32, t->rows, F);
     uint16_t *w = t->weights + (int64_t)(i % t->copies) * 3 * F * C;
     TRY(ops_cpu.linear(t->s, &(LinearArgs){.y = h, .x = x, .w = tensor_of(w, DT_BF16, F, C)}));
@@ -125,29 +125,36 @@ static Status run_copy(const Trial *t, int32_t i) {
 /* The best of a few short spells: what else runs on the machine only makes it slower. */
 static Status run_trial(Trial *t, int32_t rows, double *rate) {
     enum { SPELLS = 5 };
+    double start = now();
     int32_t at = 0;
     t->rows = rows;
     *rate = 0;
     TRY(run_copy(t, at++)); /* threads and scratch are there afterwards */
-    for (int i = 0; i < SPELLS; i++) {
+    for (int i = 0; i < SPELLS && (i == 0 || now() - start < 1); i++) {
         double begin = now(), seconds = 0;
         int32_t done = 0;
         for (; seconds < 0.06; seconds = now() - begin, done++) TRY(run_copy(t, at++));
-        *rate = fmax(*rate, done * 6.0 * rows * t->c->width * t->c->ffn / seconds);
+        *rate = fmax(*rate, done * 6.0 * rows * (double)(t->C * t->F) / seconds);
     }
     return ST_OK;
 }
 
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* Of large models a part of a layer: beyond these sizes products are as fast as they will be. */
 static Status open_trial(Trial *t, const ModelConfig *c, int32_t rows) {
-    enum { CACHES = 128 << 20 };
-    int64_t layer = 3 * (int64_t)c->width * c->ffn, copies = CACHES / (2 * layer) + 1;
-    *t = (Trial){.c = c, .copies = (int32_t)(copies < c->layers ? copies : c->layers)};
+    enum { WIDTH = 2048, FFN = 8192, CACHES = 128 << 20 };
+    *t = (Trial){.C = smaller(c->width, WIDTH), .F = smaller(c->ffn, FFN)};
+    int64_t layer = 3 * t->C * t->F;
+    t->copies = (int32_t)smaller(CACHES / (2 * layer) + 1, c->layers);
     t->weights = malloc(sizeof *t->weights * (size_t)(layer * t->copies));
-    t->x = calloc((size_t)rows * (size_t)c->width, sizeof *t->x);
-    t->h = calloc((size_t)rows * (size_t)c->ffn, sizeof *t->h);
+    t->x = calloc((size_t)(rows * t->C), sizeof *t->x);
+    t->h = calloc((size_t)(rows * t->F), sizeof *t->h);
     NEED(t->weights && t->x && t->h, ST_NOMEM, "no memory to measure the products of a layer");
     for (int64_t i = 0; i < layer * t->copies; i++) t->weights[i] = 0x3c00; /* 2^-7: an ordinary number */
-    int32_t width = c->ffn > c->width ? c->ffn : c->width;
+    int32_t width = (int32_t)(t->F > t->C ? t->F : t->C);
     return ops_cpu.stream_open(&t->s, &(StreamLimits){.rows = rows, .width = width, .vocab = 1});
 }
 
@@ -176,7 +183,7 @@ static Status measure_bandwidth(double *out) {
 }
 
 Status rates_of_cpu(Rates *out, const ModelConfig *c) {
-    int32_t wide = c->width > 2048 ? 128 : JOB_PASS_ROWS;
+    int32_t wide = c->width > 1024 ? 128 : JOB_PASS_ROWS;
     Trial t;
     Status st = open_trial(&t, c, wide);
     if (!st) st = run_trial(&t, wide, &out->wide);
