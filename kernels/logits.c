@@ -26,21 +26,34 @@ typedef struct RowLoss {
     double loss, kl, mass;
 } RowLoss;
 
+static bool is_candidate(const DistillArgs *a, int64_t w, int64_t v) {
+    for (int32_t j = geti(a->first, w); j < geti(a->first, w + 1); j++)
+        if (geti(a->id, j) == v) return true;
+    return false;
+}
+
+/* 1 - Q, the share of all other tokens. Where Q is nearly one their sum is exact, and the difference is not. */
+static double share_of_others(const DistillArgs *a, int64_t w, double lse) {
+    int64_t V = a->logits.dim[1];
+    double sum = 0;
+    for (int64_t v = 0; v < V; v++)
+        if (!is_candidate(a, w, v)) sum += exp(get(a->logits, w * V + v) - lse);
+    return sum;
+}
+
 static RowLoss row_loss(const DistillArgs *a, int64_t w, double lse) {
-    int64_t first = w * a->logits.dim[1];
+    int64_t V = a->logits.dim[1];
     RowLoss r = {0};
-    double student = 0;
     for (int32_t j = geti(a->first, w); j < geti(a->first, w + 1); j++) {
-        double logp = get(a->logprob, j), p = exp(logp), logq = get(a->logits, first + geti(a->id, j)) - lse;
+        double logp = get(a->logprob, j), p = exp(logp), logq = get(a->logits, w * V + geti(a->id, j)) - lse;
         r.loss -= p * logq;
         r.kl += p * (logp - logq);
         r.mass += p;
-        student += exp(logq);
     }
     /* The tail as one bucket. Rounded log-probabilities may sum to a little more than one: then there is no
-     * tail. */
-    double tail = 1 - r.mass, student_tail = fmax(1 - student, 1e-300);
-    if (tail > 0) r.kl += tail * log(tail / student_tail);
+     * tail, as where all tokens are candidates. */
+    double tail = geti(a->first, w + 1) - geti(a->first, w) < V ? 1 - r.mass : 0;
+    if (tail > 0) r.kl += tail * log(tail / fmax(share_of_others(a, w, lse), 1e-300));
     r.kl = fmax(r.kl, 0);
     return r;
 }

@@ -150,7 +150,7 @@ static __global__ void __launch_bounds__(32 * ROWS_OF_BLOCK, 4) distill_rows(Dis
     double log_sum = __shfl_sync(EVERY_LANE, logs, 0), log_others = __shfl_sync(EVERY_LANE, logs, 1);
     double log_tail = __shfl_sync(EVERY_LANE, logs, 2);
     double loss = k.mass * log_sum - k.logits, kl = k.entropy + loss;
-    /* No tail where rounded log-probabilities sum to a little more than one, or where no token is left for it. */
+    /* No tail where rounded log-probabilities sum to a little over one, or where no token is left for it. */
     if (tail > 0 && kept_of(a.kept, w) < a.logits.V) kl += tail * (log_tail - (log_others - log_sum));
     if (kl < 0 || kept_of(a.kept, w) == 0) kl = 0; /* not by fmax, which would make a zero of a NaN */
     if (lane != 0) return;

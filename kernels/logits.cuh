@@ -189,11 +189,12 @@ struct List {
     int32_t *count;
 };
 
-/* Falling, by bitonic sorting; n is a power of two. The whole block calls this together. */
+/* Falling, by bitonic sorting; n is a power of two. The whole block calls this together. Lane l of warp w
+ * compares pair 32 w + l in each step, so that keys up to 32 apart stay in a warp, and the block need not wait. */
 static __device__ __forceinline__ void sort_keys(Key *key, int32_t n) {
+    __syncthreads();
     for (int32_t run = 2; run <= n; run *= 2)
         for (int32_t apart = run / 2; apart > 0; apart /= 2) {
-            __syncthreads();
             for (int32_t i = threadIdx.x; i < n / 2; i += blockDim.x) {
                 int32_t a = 2 * i - (i & (apart - 1)), b = a + apart;
                 bool falling = (a & run) == 0;
@@ -202,6 +203,11 @@ static __device__ __forceinline__ void sort_keys(Key *key, int32_t n) {
                     key[a] = key[b], key[b] = t;
                 }
             }
+            int32_t next = apart > 1 ? apart / 2 : run;
+            if (max(apart, next) > 32)
+                __syncthreads();
+            else
+                __syncwarp();
         }
     __syncthreads();
 }

@@ -70,8 +70,8 @@ static Ranked *my_ranking(const CpuStream *s) {
 
 typedef struct RowLoss { double loss, kl, mass, sum; } RowLoss;
 
-/* The kept candidates' logits are in `kept`; `others` is the sum of e^(x - most) over all other tokens, so that
- * 1 - Q is a quotient of sums: of a sure student, a difference would be nothing but what rounding left. */
+/* The kept candidates' logits are in `kept`; `others` is the sum of e^(x - most) over all other tokens, so
+ * that 1 - Q is a quotient of sums: of a sure student, a difference would be nothing but rounding. */
 static RowLoss row_loss(const Ranked *kept, const float *logprob, int32_t n, double most, double others) {
     RowLoss r = {.sum = others};
     for (int32_t j = 0; j < n; j++) r.sum += exp(kept[j].value - most);
@@ -82,8 +82,8 @@ static RowLoss row_loss(const Ranked *kept, const float *logprob, int32_t n, dou
         r.kl += p * (logprob[j] - logq);
         r.mass += p;
     }
-    /* Rounded log-probabilities may sum to a little more than one: then there is no tail. */
-    double tail = 1 - r.mass, student_tail = fmax(others / r.sum, 1e-300);
+    /* No tail where rounded log-probabilities sum to a little over one, or where no token is left for it. */
+    double tail = others > 0 ? 1 - r.mass : 0, student_tail = fmax(others / r.sum, 1e-300);
     if (tail > 0) r.kl += tail * log(tail / student_tail);
     if (r.kl < 0) r.kl = 0; /* not by fmax, which would make a zero of a NaN */
     return r;
@@ -96,7 +96,7 @@ static void multiply(float *x, int64_t n, float factor) {
 }
 
 /* A gradient replaces the logits: by their exponentials in the pass that sums them, which are then only
- * scaled. While that pass runs, the candidates are not there. */
+ * scaled. While that pass runs, the candidates are not there, and the largest of the others is its base. */
 static RowLoss distill_row(const DistillArgs *a, int64_t w, Ranked *kept) {
     int64_t V = a->logits.dim[1];
     float *logits = (float *)a->logits.data + w * V;
@@ -105,20 +105,23 @@ static RowLoss distill_row(const DistillArgs *a, int64_t w, Ranked *kept) {
     const float *logprob = (const float *)a->logprob.data + first;
     float most = row_largest(logits, V);
     if (a->best.data) ((int32_t *)a->best.data)[w] = row_best(logits, V, most);
+    if (n == 0) {
+        if (a->gradient) memset(logits, 0, sizeof *logits * (size_t)V);
+        return (RowLoss){0};
+    }
     for (int32_t j = 0; j < n; j++) {
         kept[j] = (Ranked){logits[id[j]], id[j]};
         logits[id[j]] = -INFINITY;
     }
-    double others = sum_exp(a->gradient ? logits : NULL, logits, V, most, 1);
-    RowLoss r = n ? row_loss(kept, logprob, n, most, others) : (RowLoss){0};
-    if (!a->gradient) {
-        for (int32_t j = 0; j < n; j++) logits[id[j]] = kept[j].value;
-        return r;
+    float base = n < V ? row_largest(logits, V) : most;
+    double share = exp((double)base - most);
+    double others = sum_exp(a->gradient ? logits : NULL, logits, V, base, 1) * share;
+    RowLoss r = row_loss(kept, logprob, n, most, n < V ? others : 0);
+    if (a->gradient) multiply(logits, V, (float)(a->scale * r.mass / r.sum * share));
+    for (int32_t j = 0; j < n; j++) {
+        double q = exp(kept[j].value - most) / r.sum;
+        logits[id[j]] = a->gradient ? (float)(a->scale * (r.mass * q - exp(logprob[j]))) : kept[j].value;
     }
-    if (n) multiply(logits, V, (float)(a->scale * r.mass / r.sum));
-    else memset(logits, 0, sizeof *logits * (size_t)V);
-    for (int32_t j = 0; j < n; j++)
-        logits[id[j]] = (float)(a->scale * (r.mass * exp(kept[j].value - most) / r.sum - exp(logprob[j])));
     return r;
 }
 

@@ -140,6 +140,7 @@ typedef struct AttnBackArgs {
  * j in first[w] .. first[w+1], p_j = exp(logprob[j]), M = sum p_j, q = softmax(logits[w]), Q = sum q(id_j):
  *   loss[w] = -sum_j p_j log q(id_j)                                    M is not renormalised
  *   kl[w]   =  sum_j p_j log(p_j / q(id_j)) + (1-M) log((1-M)/(1-Q))    the tail as one bucket: >= 0, 0 at q = p
+ *              (which is empty where all V tokens are candidates)
  *   best[w] =  argmax of the row, the lowest id on ties
  *   logits[w] <- scale * (M q - sum_j p_j e(id_j))                      only when `gradient`
  * A row without candidates: loss 0, kl 0, gradient 0.
@@ -191,6 +192,9 @@ typedef struct SquaredNormArgs { Tensor sum, g, from, to; } SquaredNormArgs;
 /* What a Stream must have scratch for: the largest T or W; the largest I or O of a linear, the head apart; V. */
 typedef struct StreamLimits { int32_t rows, width, vocab; } StreamLimits;
 
+/* A pass whose operations were noted once, to be started by one call. */
+typedef struct Recording Recording;
+
 typedef struct Ops {
     const char *name; /* "ref", "cpu", "cuda", "simt" */
     DType act;        /* the type of activations and keys/values this backend is made for */
@@ -224,6 +228,15 @@ typedef struct Ops {
     Status (*sample)(Stream *, const SampleArgs *);
     Status (*adam)(Stream *, const AdamArgs *);
     Status (*squared_norm)(Stream *, const SquaredNormArgs *);
+
+    /* Between record and record_end operations are noted, not done; replay does them, with the arguments that they had
+     * and what then lies in the memory that these name. A recorded pass may be replayed for every plan of the same T for
+     * which plan_records. All NULL in backends where starting an operation costs nothing. */
+    bool (*plan_records)(const AttnPlan *plan);
+    Status (*record)(Stream *);
+    Status (*record_end)(Stream *, Recording **out); /* NULL after a failure */
+    Status (*replay)(Stream *, Recording *);
+    void (*recording_close)(Recording *);
 } Ops;
 
 extern const Ops ops_ref;
