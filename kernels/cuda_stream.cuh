@@ -24,6 +24,7 @@ struct CudaStream {
     struct Matmul *matmul; /* linear.cu */
     struct Staging *staging; /* ops_cuda.cu: pinned memory that host-to-device copies pass through */
     uint32_t *running;       /* pinned: number of the operation that the device is busy with */
+    bool recording;          /* a graph, not doing */
 };
 enum { CUDA_TICKETS = 4096 };
 
@@ -88,10 +89,16 @@ CUDA_OPERATIONS(X)
 Status plan_open_cuda(AttnPlan **out, const AttnLimits *limits);
 void plan_close_cuda(AttnPlan *plan);
 Status attn_plan_cuda(Stream *s, AttnPlan *plan, const AttnLayout *layout);
+bool plan_records_cuda(const AttnPlan *plan);
+Status record_cuda(Stream *s);
+Status record_end_cuda(Stream *s, Recording **out);
+Status replay_cuda(Stream *s, Recording *recording);
+void recording_close_cuda(Recording *recording);
 
 /* linear.cu: what matrix products keep in a stream. */
 Status matmul_open(CudaStream *s);
 void matmul_close(CudaStream *s);
+size_t matmul_bytes(void); /* of the device, for one stream */
 
 /* Scratch that the operations of a file need for these limits, in bytes; stream_open takes the largest. */
 size_t linear_scratch(const StreamLimits *l);

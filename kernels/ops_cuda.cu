@@ -179,6 +179,7 @@ static uint32_t number_of(const char *op) {
 }
 
 Status cuda_begin(CudaStream *s, const char *op) {
+    if (s->recording) return ST_OK; /* the whole pass will have one name */
     if (write_value && write_value(s->queue, (uintptr_t)s->running, number_of(op), 0))
         FAIL(ST_DEVICE, "%s: the stream takes no more work: an operation before it failed", op);
     return ST_OK;
@@ -198,14 +199,23 @@ static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
+static const size_t tickets = sizeof(uint32_t) * CUDA_TICKETS;
+
+static size_t scratch_for(const StreamLimits *l) {
+    return larger(linear_scratch(l), larger(logits_scratch(l), adam_scratch()));
+}
+
+size_t cuda_stream_bytes(const StreamLimits *limits) {
+    return scratch_for(limits) + tickets + matmul_bytes();
+}
+
 static Status open_parts(CudaStream *s) {
-    size_t tickets = sizeof(uint32_t) * CUDA_TICKETS;
     TRY_CUDA("stream", cudaStreamCreateWithFlags(&s->queue, cudaStreamNonBlocking));
     TRY_CUDA("stream", cudaDeviceGetAttribute(&s->processors, cudaDevAttrMultiProcessorCount, device));
     TRY(staging_open(&s->staging));
     TRY_CUDA("stream", cudaMallocHost((void **)&s->running, sizeof *s->running));
     *s->running = 0;
-    s->scratch_bytes = larger(linear_scratch(&s->limits), larger(logits_scratch(&s->limits), adam_scratch()));
+    s->scratch_bytes = scratch_for(&s->limits);
     TRY(mem_open_cuda(&s->scratch, s->scratch_bytes));
     TRY(mem_open_cuda((void **)&s->ticket, tickets));
     TRY_CUDA("stream", cudaMemsetAsync(s->ticket, 0, tickets, s->queue));
@@ -253,6 +263,8 @@ static void fill_table(void) {
     table.stream_open = stream_open_cuda, table.stream_close = stream_close_cuda;
     table.plan_open = plan_open_cuda, table.plan_close = plan_close_cuda, table.attn_plan = attn_plan_cuda;
     table.copy = copy_cuda, table.zero = zero_cuda, table.sync = sync_cuda;
+    table.plan_records = plan_records_cuda, table.record = record_cuda, table.record_end = record_end_cuda;
+    table.replay = replay_cuda, table.recording_close = recording_close_cuda;
 #define X(op, Args) table.op = op##_cuda;
     CUDA_OPERATIONS(X)
 #undef X

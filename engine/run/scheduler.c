@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "engine/transformer/capture.h"
+#include "engine/transformer/recorded.h"
 
 typedef struct Entry {
     uint64_t ticket;
@@ -34,6 +35,7 @@ struct Scheduler {
     Stream *stream;
     Batch *batch;
     Acts *acts;
+    Recorded *recorded;
     Sampler *sampler;
     Entry *entry; /* [seqs + queue] */
     Entry **unused, **queue, **running;
@@ -85,6 +87,7 @@ static Status open_passes(Scheduler *s) {
     TRY(batch_open(&s->batch, s->model, s->pool, &bl, false));
     ActsLimits al = acts_limits(l, s->model);
     TRY(acts_open(&s->acts, s->model, &al));
+    TRY(recorded_open(&s->recorded, s->model, l->seqs));
     return sampler_open(&s->sampler, s->model->ops, l->seqs, l->topk);
 }
 
@@ -139,6 +142,7 @@ void scheduler_close(Scheduler *s) {
     for (int32_t i = 0; i < s->queued; i++) release(s, s->queue[i]);
     for (int32_t i = 0; s->entry && i < s->limits.seqs + s->limits.queue; i++) free(s->entry[i].prefix);
     sampler_close(s->sampler);
+    recorded_close(s->recorded);
     acts_close(s->acts);
     batch_close(s->batch);
     if (s->stream) s->model->ops->stream_close(s->stream);
@@ -372,7 +376,7 @@ static Status build(Scheduler *s) {
 static Status pass(Scheduler *s) {
     TRY(build(s));
     TRY(batch_upload(s->batch, s->stream));
-    TRY(forward(s->model, s->batch, s->acts, s->stream));
+    TRY(recorded_forward(s->recorded, s->batch, s->acts, s->stream));
     s->counts.steps++;
     s->counts.rows += s->batch->T;
     if (!s->decideds) return ST_OK;

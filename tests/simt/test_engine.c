@@ -5,6 +5,7 @@
  * bf16 activations makes some largest error, and the GPU may make twice that. Device memory is out of the host's reach
  * while this runs, as on a real machine: an engine that peeks at it crashes. */
 #include "kernels/cuda_device.h"
+#include "engine/transformer/recorded.h"
 #include "tests/rig.h"
 #include "tests/simt/control.h"
 
@@ -153,10 +154,52 @@ static void test_bits(void **state) {
     free(one), free(two);
 }
 
+/* Three rows that decode: behind the document, behind the other prefix, behind nothing. */
+enum { DECODING = 3 };
+static void decoding_talks(Scene *s, Talk *talk, bool other_way) {
+    for (int32_t i = 0; i < DECODING; i++) {
+        talk[i] = s->talk[2 + i];
+        talk[i].prefixes = other_way ? 2 - i : i;
+        talk[i].token = s->token[other_way ? DECODING + i : i];
+    }
+}
+
+static void run_recorded(Scene *s, Recorded *recorded, const Talk *talk) {
+    Rig *r = &s->rig;
+    rig_run(r, talk, DECODING); /* the batch, planned and uploaded; what forward made goes, to be made again */
+    assert_ok(simt->zero(r->stream, acts_hidden(r->acts)));
+    assert_int_equal(simt->plan_records(r->batch->plan), r->model->cfg.head_dim >= 64);
+    assert_ok(recorded_forward(recorded, r->batch, r->acts, r->stream));
+}
+
+/* Recorded with one batch and replayed with another: tokens, prefixes and lengths are what they are now. */
+static void test_recorded(void **state) {
+    const Case *c = *state;
+    Scene s;
+    Talk talk[DECODING];
+    Recorded *recorded;
+    open_scene(&s, c, simt, DT_BF16);
+    assert_ok(recorded_open(&recorded, s.rig.model, DECODING));
+    decoding_talks(&s, talk, false);
+    double *right = rig_ask(&s.rig, talk, DECODING);
+    decoding_talks(&s, talk, true);
+    run_recorded(&s, recorded, talk);
+    double *other = rig_logits(&s.rig, 0, DECODING);
+    decoding_talks(&s, talk, false);
+    run_recorded(&s, recorded, talk);
+    double *got = rig_logits(&s.rig, 0, DECODING);
+    size_t bytes = sizeof *got * DECODING * (size_t)s.rig.model->cfg.vocab;
+    assert_memory_equal(got, right, bytes);
+    assert_true(memcmp(got, other, bytes) != 0);
+    free(right), free(other), free(got);
+    recorded_close(recorded);
+    close_scene(&s);
+}
+
 int main(void) {
-    enum { KINDS = 3 };
-    void (*const kind[KINDS])(void **) = {test_logits, test_gradient, test_bits};
-    const char *const name[KINDS] = {"logits", "gradient", "bits in another order"};
+    enum { KINDS = 4 };
+    void (*const kind[KINDS])(void **) = {test_logits, test_gradient, test_bits, test_recorded};
+    const char *const name[KINDS] = {"logits", "gradient", "bits in another order", "a recorded pass"};
     static char title[CASES * KINDS][80];
     struct CMUnitTest tests[CASES * KINDS];
     if (cuda_ops(&simt, 0)) {
