@@ -6,6 +6,7 @@
 
 #include "kernels/base/file.h"
 #include "tests/run_program.h"
+#include "tools/demo/page.h"
 #include "tools/report_chart.h"
 #include "tools/report_run.h"
 
@@ -172,6 +173,8 @@ static void test_text_is_escaped(void **state) {
     Page *p;
     Bar bar = {.group = "<g>", .name = "a<b>", .value = "\"&'", .part = {1}, .colour = {0}, .parts = 1};
     double one = 1;
+    int64_t count[] = {4, 3};
+    int colour[] = {0, 1};
     Curve curve = {.name = "<curve>", .x = &one, .y = &one, .n = 1, .dots = true};
     Plot plot = {.title = "<t>",
                  .x_name = "<x>",
@@ -185,7 +188,7 @@ static void test_text_is_escaped(void **state) {
     page_paragraph(p, "%s", "<i>not markup</i>");
     chart_bars(p, "<bars>", &bar, 1, 0);
     chart_plot(p, &plot);
-    chart_squares(p, "<squares>", 7, 3, 10, 0);
+    chart_squares(p, "<squares>", count, colour, 2, 3, 10);
     assert_ok(page_write(p, at("escaped.html")));
     page_close(p);
     char *text = read_page(at("escaped.html"));
@@ -301,6 +304,136 @@ static void test_the_command(void **state) {
     assert_int_equal(test_folder_count(folder), files);
 }
 
+/* ---- the demo ---- */
+
+/* The number that `key` has in an object of a line of JSON. */
+static void number_of(char *out, size_t cap, const char *json, const char *object, const char *key) {
+    char want[64];
+    const char *at_object = strstr(json, object);
+    assert_non_null(at_object);
+    snprintf(want, sizeof want, "\"%s\":", key);
+    const char *p = strstr(at_object, want);
+    assert_non_null(p);
+    p += strlen(want);
+    snprintf(out, cap, "%.*s", (int)strcspn(p, ",}"), p);
+}
+
+/* What the demo prints is on its page; the page can be made into a page of the training run, too. */
+static void test_the_demo_has_a_page(void **state) {
+    (void)state;
+    char number[32], cell[64];
+    expect(0, "\"met\":true", "demo --quick --json --progress never");
+    char *text = read_page(at("demo/report.html"));
+    check_page(text);
+    static const char *const object[] = {"\"none\"", "\"truncated\"", "\"text\"", "\"cartridge\""};
+    for (int i = 0; i < 4; i++) {
+        number_of(number, sizeof number, program_output, object[i], "accuracy");
+        snprintf(cell, sizeof cell, "<td>%.1f%%</td>", 100 * atof(number));
+        assert_holds(text, cell);
+        number_of(number, sizeof number, program_output, object[i], "rows");
+        snprintf(cell, sizeof cell, ">%s%s", number, i == 0 || i == 2 ? " (" : "<");
+        assert_holds(text, cell);
+    }
+    assert_holds(text, "32 users at once");
+    assert_holds(text, "--quick");
+    free(text);
+    expect(0, "100 steps", "report demo/facts.cartridge.run -o demo/training.html");
+    text = read_page(at("demo/training.html"));
+    check_page(text);
+    free(text);
+}
+
+/* Chapters share the facts out among them, whole names at a time, and are told in another order each time. */
+static void test_parts_of_facts(void **state) {
+    (void)state;
+    static Facts all, part, again;
+    int told = 0;
+    facts_make(&all, 64, 3);
+    for (int32_t first = 0; first < all.names; first += 2) {
+        facts_part(&part, &all, first, 2, 5);
+        facts_part(&again, &all, first, 2, 6);
+        assert_int_equal(part.n, 16);
+        int moved = 0;
+        for (int32_t i = 0; i < part.n; i++) {
+            assert_true(part.fact[i].name == all.name[first] || part.fact[i].name == all.name[first + 1]);
+            for (int32_t j = 0; j < i; j++)
+                assert_true(part.fact[i].name != part.fact[j].name ||
+                            part.fact[i].relation != part.fact[j].relation);
+            moved +=
+                part.fact[i].name != again.fact[i].name || part.fact[i].relation != again.fact[i].relation;
+        }
+        assert_true(moved > 4);
+        told += part.n;
+    }
+    assert_int_equal(told, 64);
+}
+
+static void hear_nothing(void *user, const char *stage, const char *what) {
+    (void)stage, (void)what;
+    ++*(int *)user;
+}
+
+/* The demo's model with a context of 200. */
+static void shorten_context(void) {
+    char *text, *key;
+    size_t n;
+    assert_ok(file_read(&text, &n, at("demo/model/config.json")));
+    key = strstr(text, "\"max_position_embeddings\": 4096");
+    assert_non_null(key);
+    memcpy(strchr(key, '4'), " 200", 4);
+    put_file("demo/model/config.json", text);
+    free(text);
+}
+
+/* A text longer than the context: two chapters of 16 facts, told twice, in a context that takes one of them.
+ * What is not read is not answered, the cartridge has it all the same, and the page says so. */
+static void test_a_text_that_does_not_fit(void **state) {
+    (void)state;
+    static Lesson l;
+    char model[600], page[600];
+    int stages = 0;
+    snprintf(model, sizeof model, "%s/demo/model", folder);
+    snprintf(page, sizeof page, "%s/long.html", folder);
+    shorten_context();
+    LessonPlan plan = {.model = model,
+                       .folder = folder,
+                       .name = "long",
+                       .facts = 32,
+                       .chapters = 2,
+                       .tellings = 2,
+                       .conversations = 512,
+                       .steps = 150,
+                       .size = {16},
+                       .sizes = 1,
+                       .speed_tokens = 3,
+                       .tell = hear_nothing,
+                       .user = &stages};
+    assert_ok(lesson_run(&l, &plan));
+    assert_int_equal(stages, 3);
+    assert_int_equal(l.tokens, 261);
+    assert_int_equal(l.context_max, 200);
+    assert_false(l.fits);
+    assert_string_equal(l.refusal, "261 tokens from position 0: the model's context holds 200");
+    assert_int_equal(l.told, 1);
+    assert_int_equal(l.text.rows, 133);
+    assert_int_equal(l.text.pages, 3);
+    assert_within(l.text.accuracy, 0.5, 0.2);
+    assert_true(l.size[0].cartridge.accuracy >= 0.9);
+    assert_int_equal(l.load[2].context_pages[SPEED_PRIVATE], 96);
+    assert_int_equal(l.load[2].context_pages[SPEED_CARTRIDGE], 1);
+    assert_int_equal(l.load[2].own_pages, 32);
+    assert_true(l.load[2].tokens_per_second[SPEED_CARTRIDGE] > 0);
+    DemoPage d = {
+        .first = &l, .first_plan = &plan, .longer = &l, .longer_plan = &plan, .bar = 0.95, .met = true};
+    assert_ok(demo_page_write(&d, page));
+    char *text = read_page(page);
+    check_page(text);
+    assert_holds(text, "the model&#39;s context holds 200");
+    assert_holds(text, "<td>261 (the whole text)</td>");
+    assert_holds(text, "133 (chapters 1 to 1 of 2)");
+    free(text);
+}
+
 static int make_folder(void **state) {
     (void)state;
     test_folder(folder);
@@ -326,6 +459,9 @@ int main(void) {
         cmocka_unit_test(test_a_run_is_read),
         cmocka_unit_test(test_runs_that_cannot_be_read),
         cmocka_unit_test(test_the_command),
+        cmocka_unit_test(test_the_demo_has_a_page),
+        cmocka_unit_test(test_parts_of_facts),
+        cmocka_unit_test(test_a_text_that_does_not_fit), /* with the model that the demo has left */
     };
     return cmocka_run_group_tests_name("report", tests, make_folder, remove_folder);
 }

@@ -1,20 +1,19 @@
-/* cmd_demo.c -- the whole path on a model that lies inside the program: a corpus of made-up facts, self-study
- * by the model itself, training, and a table with a bar that the cartridge must reach. Everything it makes
- * stays in its folder, the model too, so that the other commands can be tried on it. */
+/* cmd_demo.c -- the whole path on a model that lies inside the program: a text of made-up facts, self-study
+ * by the model itself, cartridges of several sizes, a table with a bar that the cartridge must reach, and a
+ * page that shows all of it. Then the same with a text that is longer than the model's context. Everything it
+ * makes stays in its folder, the model too, so that the other commands can be tried on it. */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include "engine/learn/evaluate.h"
-#include "engine/learn/init.h"
-#include "engine/learn/trainer.h"
+#include "kernels/base/file.h"
 #include "tools/command.h"
-#include "tools/demo/facts.h"
 #include "tools/demo/files.h"
+#include "tools/demo/lesson.h"
+#include "tools/demo/page.h"
 #include "tools/job.h"
 #include "tools/progress.h"
 
@@ -26,41 +25,88 @@ typedef struct Args {
 #define AT(field) offsetof(Args, field)
 
 static const Option rows[] = {
-    {"out", 'o', OPTION_TEXT, "DIR", "demo", 0, 0, "demo", "folder for the model, the corpus, the cartridge",
-     AT(out), false},
-    {"facts", 0, OPTION_WHOLE, "N", "64", 8, FACTS_MAX, "demo", "facts in the corpus, eight for each name",
-     AT(facts), false},
+    {"out", 'o', OPTION_TEXT, "DIR", "demo", 0, 0, "demo",
+     "folder for the model, the texts, the cartridges, the page", AT(out), false},
+    {"facts", 0, OPTION_WHOLE, "N", "64", 8, FACTS_MAX, "demo",
+     "facts in the first text, eight for each name", AT(facts), false},
     {"tokens", 'p', OPTION_WHOLE, "N", "16", 2, 1024, "demo", "rows of the cartridge", AT(rows), false},
-    {"quick", 0, OPTION_FLAG, NULL, NULL, 0, 0, "demo", "16 facts in 8 rows, in seconds", AT(quick), false},
+    {"quick", 0, OPTION_FLAG, NULL, NULL, 0, 0, "demo", "16 facts in 8 rows and no second text, in seconds",
+     AT(quick), false},
 };
 
 static const double BAR = 0.95; /* of the accuracy with the whole text in context */
 
-/* How much is done: the full demo and the quick one. */
-typedef struct Plan {
-    int32_t facts, rows;
-    int64_t conversations, steps;
-} Plan;
-
-enum { CONTEXTS = 4 };
 typedef struct Job {
     const Args *a;
     const Common *common;
     const Watch *watch;
-    Plan plan;
-    Facts facts;
-    char model[PATH_MAX], text[PATH_MAX], questions[PATH_MAX], study[PATH_MAX], cartridge[PATH_MAX];
-    Session s;
-    Corpus *corpus;
-    QuestionSet set;
-    Dataset *data;
-    Ranks *ranks;
-    Cartridge *c;
-    Trainer *t;
-    Scores score[CONTEXTS];
-    int64_t row[CONTEXTS];
+    char model[PATH_MAX], page[PATH_MAX];
+    LessonPlan plan, longer_plan;
+    Lesson facts, longer;
 } Job;
-static const char *const context_name[CONTEXTS] = {"none", "truncated", "full text", "cartridge"};
+
+/* ---- plans ---- */
+
+static void tell(void *user, const char *stage, const char *what) {
+    const Job *j = user;
+    progress_end();
+    if (!j->common->quiet && !j->common->json) printf("%-10s %s\n", stage, what), fflush(stdout);
+}
+
+/* Into the rising list, once, if the text has as many rows. */
+static void add_size(LessonPlan *p, int32_t size) {
+    int i = 0;
+    while (i < p->sizes && p->size[i] < size) i++;
+    if (i < p->sizes && p->size[i] == size) return;
+    memmove(p->size + i + 1, p->size + i, (size_t)(p->sizes - i) * sizeof *p->size);
+    p->size[i] = size;
+    p->sizes++;
+}
+
+static LessonPlan plan_of(Job *j, const char *name, int32_t facts, int32_t main_rows) {
+    LessonPlan p = {.model = j->model,
+                    .folder = j->a->out,
+                    .name = name,
+                    .facts = facts,
+                    .chapters = 1,
+                    .tellings = 1,
+                    .conversations = 16 * facts,
+                    .steps = 300,
+                    .speed_tokens = 33,
+                    .speed_seconds = 0.3,
+                    .seed = (uint64_t)j->common->seed,
+                    .watch = j->watch,
+                    .tell = tell,
+                    .user = j};
+    add_size(&p, main_rows);
+    return p;
+}
+
+static void set_main(LessonPlan *p, int32_t rows_) {
+    for (p->main = 0; p->size[p->main] != rows_; p->main++) {
+    }
+}
+
+static void plan_first(Job *j) {
+    static const int32_t sizes[] = {2, 4, 8, 16, 32, 64}, quick_sizes[] = {4, 8};
+    const Args *a = j->a;
+    int32_t facts = a->quick ? 16 : (int32_t)a->facts, rows_ = a->quick ? 8 : (int32_t)a->rows;
+    j->plan = plan_of(j, "facts", facts, rows_);
+    for (int i = 0; i < (a->quick ? 2 : 6); i++) {
+        int32_t size = a->quick ? quick_sizes[i] : sizes[i];
+        if (size < 4 * facts) add_size(&j->plan, size);
+    }
+    set_main(&j->plan, rows_);
+    if (a->quick) j->plan.steps = 100, j->plan.speed_tokens = 17, j->plan.speed_seconds = 0.03;
+}
+
+/* All facts that the language has, each told three times in its chapter: longer than the context of the
+ * model. */
+static void plan_longer(Job *j) {
+    j->longer_plan = plan_of(j, "long", FACTS_MAX, 128);
+    j->longer_plan.chapters = LESSON_CHAPTERS, j->longer_plan.tellings = 3;
+    j->longer_plan.steps = 400;
+}
 
 /* ---- files ---- */
 
@@ -78,7 +124,10 @@ static Status write_file(const char *path, const void *data, size_t n) {
     return st;
 }
 
-static Status write_model(const Job *j) {
+static Status make_model(Job *j) {
+    TRY(make_folder(j->a->out));
+    TRY(file_join(j->model, sizeof j->model, j->a->out, "model"));
+    TRY(file_join(j->page, sizeof j->page, j->a->out, "report.html"));
     TRY(make_folder(j->model));
     for (const EmbeddedFile *f = demo_model_files; f->name; f++) {
         char path[PATH_MAX];
@@ -88,211 +137,128 @@ static Status write_model(const Job *j) {
     return ST_OK;
 }
 
-static Status write_corpus(Job *j) {
-    char *text = NULL, *questions = NULL;
-    facts_make(&j->facts, j->plan.facts, (uint64_t)j->common->seed);
-    Status st = facts_text(&j->facts, &text);
-    if (!st) st = facts_questions(&j->facts, &questions);
-    if (!st) st = write_file(j->text, text, strlen(text));
-    if (!st) st = write_file(j->questions, questions, strlen(questions));
-    free(text);
-    free(questions);
-    return st;
+/* ---- the tables ---- */
+
+static void print_row(const Lesson *l, const char *name, const Context *c) {
+    char bytes[24];
+    job_bytes(bytes, sizeof bytes, (double)(l->row_bytes * c->rows));
+    printf("| %-16s |   %6.1f%% | %7d | %9s | %10d |\n", name, 100 * c->accuracy, c->rows, bytes, c->pages);
 }
 
-static Status make_files(Job *j) {
-    const char *dir = j->a->out;
-    TRY(make_folder(dir));
-    TRY(file_join(j->model, sizeof j->model, dir, "model"));
-    TRY(file_join(j->text, sizeof j->text, dir, "facts.txt"));
-    TRY(file_join(j->questions, sizeof j->questions, dir, "facts.questions.jsonl"));
-    TRY(file_join(j->study, sizeof j->study, dir, "facts.study"));
-    TRY(file_join(j->cartridge, sizeof j->cartridge, dir, "facts.cartridge"));
-    unlink(j->study); /* of an earlier demo */
-    TRY(write_model(j));
-    return write_corpus(j);
+static void print_table(const Lesson *l, const LessonPlan *p) {
+    char name[40];
+    printf("\n| context          | accuracy | KV rows |  KV bytes | pages held |\n"
+           "|------------------|----------|---------|-----------|------------|\n");
+    print_row(l, "none", &l->none);
+    print_row(l, "truncated", &l->size[p->main].truncated);
+    if (!l->fits)
+        printf("| %-16s | %8s | %7d | %9s | %10s |\n", "whole text", "too long", l->tokens, "-", "-");
+    snprintf(name, sizeof name, "chapters 1 to %d", l->told);
+    print_row(l, l->fits ? "whole text" : name, &l->text);
+    print_row(l, "cartridge", &l->size[p->main].cartridge);
 }
 
-/* ---- self-study ---- */
+static bool bar_is_met(const Job *j) {
+    return j->facts.size[j->plan.main].cartridge.accuracy >= BAR * j->facts.text.accuracy;
+}
 
-/* The demo model asks about a name when told "Ada what?"; see tools/demo/README.md. */
-static Status do_study(Job *j, StudySums *sums) {
-    char ask[FACTS_MAX / 8][24];
-    const char *list[FACTS_MAX / 8];
-    for (int32_t i = 0; i < j->facts.names; i++) {
-        snprintf(ask[i], sizeof ask[i], "%s what?", j->facts.name[i]);
-        list[i] = ask[i];
+static void print_first(const Job *j) {
+    const Lesson *l = &j->facts;
+    if (j->common->json) return;
+    progress_end();
+    print_table(l, &j->plan);
+    printf("\nthe cartridge has %.1f times fewer rows than the text; bar: %.2f of the whole text's accuracy: "
+           "%s\n\n",
+           (double)l->text.rows / l->size[j->plan.main].rows, BAR, bar_is_met(j) ? "met" : "missed");
+}
+
+static void print_longer(const Job *j) {
+    const Lesson *l = &j->longer;
+    if (j->common->json) return;
+    progress_end();
+    print_table(l, &j->longer_plan);
+    printf("\nthe model's context holds %d tokens; the cartridge has %.1f times fewer rows than the text has "
+           "tokens\n\n",
+           l->context_max, (double)l->tokens / l->size[0].rows);
+}
+
+static void print_context(const char *name, const Context *c) {
+    printf(",\"%s\":{\"accuracy\":%.4f,\"rows\":%d,\"pages\":%d}", name, c->accuracy, c->rows, c->pages);
+}
+
+static void print_lesson(const Lesson *l, const LessonPlan *p) {
+    printf("{\"facts\":%d,\"tokens\":%d,\"fits\":%s", p->facts, l->tokens, l->fits ? "true" : "false");
+    print_context("none", &l->none);
+    print_context("truncated", &l->size[p->main].truncated);
+    print_context("text", &l->text);
+    print_context("cartridge", &l->size[p->main].cartridge);
+    printf("}");
+}
+
+static void print_json(const Job *j) {
+    printf("{\"met\":%s,\"first\":", bar_is_met(j) ? "true" : "false");
+    print_lesson(&j->facts, &j->plan);
+    if (!j->a->quick) {
+        printf(",\"long\":");
+        print_lesson(&j->longer, &j->longer_plan);
     }
-    StudyOptions o = study_defaults();
-    o.conversations = j->plan.conversations, o.per_chunk = 64;
-    o.instruction = "";
-    o.chunk = (ChunkRule){CHUNK_PARAGRAPHS, 1, 4 * FACTS_MAX + 1};
-    memset(o.weight, 0, sizeof o.weight);
-    o.weight[SEED_ASK] = 1, o.ask = list, o.asks = j->facts.names;
-    o.force_openings = o.drop_unrelated = false;
-    o.question_max = 6, o.answer_max = 8, o.question_temperature = 1;
-    o.answer_floor = -1e9f, o.duplicate_overlap = 2;
-    o.seed = (uint64_t)j->common->seed;
-    return job_study(&j->s, j->corpus, &o, j->study, false, j->watch, &j->data, sums);
-}
-
-/* ---- training ---- */
-
-static Status make_start(Job *j) {
-    InitOptions o = {.kind = INIT_FIRST, .rows = j->plan.rows, .frozen = 1, .text = corpus_text(j->corpus)};
-    TRY(cartridge_init(&j->c, &j->s.capture, j->s.chat, &o));
-    char hex[65];
-    digest_hex(corpus_digest(j->corpus), hex);
-    j->c->info.corpus = strdup(hex);
-    j->c->info.name = strdup("facts");
-    j->c->info.corpus_tokens = dataset_info(j->data)->corpus_tokens;
-    return ST_OK;
-}
-
-/* Small steps of 64 conversations and a high rate: what the demo model wants, not what large models want. */
-static TrainerOptions demo_training(const Job *j) {
-    TrainerOptions o = trainer_defaults();
-    o.rows_max = 1024, o.step_tokens = 320, o.steps = j->plan.steps;
-    o.lr = 0.1, o.beta2 = 0.99, o.clip = 0, o.heldout = 0;
-    o.seed = (uint64_t)j->common->seed;
-    return o;
-}
-
-static Status do_training(Job *j) {
-    HeldOut first, best;
-    TrainerOptions o = demo_training(j);
-    TRY(make_start(j));
-    TRY(ranks_solo(&j->ranks));
-    TRY(trainer_open(&j->t, j->s.model, j->s.pool, j->c, &j->data, 1, j->ranks, &o));
-    TRY(trainer_run(j->t, false, j->watch, &first, &best));
-    return cartridge_save(j->c, j->s.capture.stream, j->cartridge);
-}
-
-/* ---- the table ---- */
-
-static Status measure(Job *j, int context, const Prefix *p) {
-    EvaluateOptions o = {.answer_max = 8, .generate = true};
-    j->row[context] = p ? prefix_visible(p) : 0;
-    return evaluate(j->s.scheduler, j->s.model, j->s.chat, &p, p ? 1 : 0, &j->set, &o, j->watch,
-                    &j->score[context]);
-}
-
-static Status measure_text(Job *j, int context, int32_t rows_) {
-    Prefix *p;
-    TRY(session_capture(&j->s, corpus_text(j->corpus), rows_, &p));
-    Status st = measure(j, context, p);
-    prefix_drop(p);
-    return st;
-}
-
-static Status measure_all(Job *j) {
-    TRY(measure(j, 0, NULL));
-    TRY(measure_text(j, 1, j->plan.rows));
-    TRY(measure_text(j, 2, 0));
-    return measure(j, 3, j->c->prefix);
-}
-
-static void print_table(const Job *j) {
-    int64_t row = model_row_bytes(&j->s.model->cfg, DT_BF16);
-    printf("\n| context   | accuracy | KV rows |  KV bytes | pages held "
-           "|\n|-----------|----------|---------|-----------|------------|\n");
-    for (int i = 0; i < CONTEXTS; i++) {
-        char bytes[24];
-        job_bytes(bytes, sizeof bytes, (double)(row * j->row[i]));
-        printf("| %-9s |   %6.1f%% | %7lld | %9s | %10d |\n", context_name[i], 100 * j->score[i].exact,
-               (long long)j->row[i], bytes, pages_for(j->row[i]));
-    }
-}
-
-static void print_json(const Job *j, bool met) {
-    printf("{\"facts\":%d,\"met\":%s", j->plan.facts, met ? "true" : "false");
-    for (int i = 0; i < CONTEXTS; i++)
-        printf(",\"%s\":{\"accuracy\":%.4f,\"rows\":%lld}", context_name[i], j->score[i].exact,
-               (long long)j->row[i]);
     printf("}\n");
 }
 
-static void finish(const Job *j, int *code) {
-    bool met = j->score[3].exact >= BAR * j->score[2].exact;
+static void finish(const Job *j) {
+    const Fact *f = j->facts.facts.fact;
     progress_end();
     if (j->common->json) {
-        print_json(j, met);
-    } else {
-        print_table(j);
-        printf("\nthe cartridge has %.1f times fewer rows than the text; bar: %.2f of the full text's "
-               "accuracy: %s\n",
-               (double)j->row[2] / (double)j->row[3], BAR, met ? "met" : "missed");
-        printf("\ntry it:  cartridge chat -m %s -c %s --prompt \"%s %s?\"\n", j->model, j->cartridge,
-               j->facts.fact[0].name, j->facts.fact[0].relation);
+        print_json(j);
+        return;
     }
-    if (!met) *code = EXIT_BAR;
+    printf("try it:  cartridge chat -m %s -c %s --prompt \"%s %s?\"\n", j->model,
+           j->facts.size[j->plan.main].cartridge_path, f->name, f->relation);
+    printf("look:    %s\n", j->page);
 }
 
 /* ---- all of it ---- */
 
-static void tell(const Job *j, const char *stage, const char *what) {
-    progress_end();
-    if (!j->common->quiet && !j->common->json) printf("%-10s %s\n", stage, what), fflush(stdout);
-}
-
-static Status open_all(Job *j) {
+static void tell_model(Job *j) {
     char note[160];
-    TRY(make_files(j));
-    TRY(corpus_open(&j->corpus, j->text));
-    TRY(questions_load(&j->set, j->questions));
-    TrainerOptions o = demo_training(j);
-    SessionLimits l = {.held_rows = 8 * (4 * FACTS_MAX + 2 * KV_PAGE) + (int64_t)trainer_pages(&o) * KV_PAGE,
-                       .seqs = 64,
-                       .seq_rows = 2 * KV_PAGE,
-                       .pass_rows = 1024};
-    TRY(session_open(&j->s, j->model, &l));
-    const ModelConfig *c = &j->s.model->cfg;
+    ModelConfig c;
+    if (model_config_read(&c, j->model)) return;
     snprintf(note, sizeof note, "%d layers, width %d, %d heads of %d; it looks facts up in its context",
-             c->layers, c->width, c->heads, c->head_dim);
+             c.layers, c.width, c.heads, c.head_dim);
     tell(j, "model", note);
-    snprintf(note, sizeof note, "%d facts: %s %s %s. %s %s %s. ...", j->plan.facts, j->facts.fact[0].name,
-             j->facts.fact[0].relation, j->facts.fact[0].value, j->facts.fact[1].name,
-             j->facts.fact[1].relation, j->facts.fact[1].value);
-    tell(j, "corpus", note);
-    return ST_OK;
 }
 
 static Status run_job(Job *j, int *code) {
-    char note[160];
-    StudySums sums;
-    TRY(open_all(j));
-    TRY(do_study(j, &sums));
-    snprintf(note, sizeof note,
-             "%lld conversations: the model asks itself and answers, with the facts in its context",
-             (long long)sums.kept);
-    tell(j, "self-study", note);
-    TRY(do_training(j));
-    snprintf(note, sizeof note, "%lld steps on %d rows: the same answers, without the facts",
-             (long long)j->c->info.steps, j->plan.rows);
-    tell(j, "training", note);
-    TRY(measure_all(j));
-    finish(j, code);
+    TRY(make_model(j));
+    tell_model(j);
+    plan_first(j);
+    TRY(lesson_run(&j->facts, &j->plan));
+    print_first(j);
+    if (!j->a->quick) {
+        plan_longer(j);
+        TRY(lesson_run(&j->longer, &j->longer_plan));
+        print_longer(j);
+    }
+    DemoPage page = {.first = &j->facts,
+                     .first_plan = &j->plan,
+                     .longer = j->a->quick ? NULL : &j->longer,
+                     .longer_plan = &j->longer_plan,
+                     .bar = BAR,
+                     .met = bar_is_met(j)};
+    TRY(demo_page_write(&page, j->page));
+    finish(j);
+    if (!page.met) *code = EXIT_BAR;
     return ST_OK;
 }
 
 static Status run(const void *options, const Common *common, const TextList *rest, const Watch *watch,
                   int *code) {
     (void)rest;
-    const Args *a = options;
-    Job j = {.a = a,
-             .common = common,
-             .watch = watch,
-             .plan = a->quick ? (Plan){16, 8, 256, 100}
-                              : (Plan){(int32_t)a->facts, (int32_t)a->rows, 16 * a->facts, 300}};
-    Status st = run_job(&j, code);
-    for (int i = 0; i < CONTEXTS; i++) scores_close(&j.score[i]);
-    trainer_close(j.t);
-    cartridge_close(j.c);
-    if (j.ranks) ranks_close(j.ranks);
-    dataset_close(j.data);
-    questions_close(&j.set);
-    session_close(&j.s);
-    corpus_close(j.corpus);
+    Job *j = calloc(1, sizeof *j);
+    NEED(j, ST_NOMEM, "no memory for the demo");
+    *j = (Job){.a = options, .common = common, .watch = watch};
+    Status st = run_job(j, code);
+    free(j);
     return st;
 }
 
@@ -300,7 +266,7 @@ const Command cmd_demo = {
     .name = "demo",
     .usage = "demo [--out DIR] [--quick]",
     .summary =
-        "the whole path on a built-in tiny model: facts, self-study, training, a table; no file is needed",
+        "the whole path on a built-in tiny model: facts, self-study, training, tables and a page to look at",
     .table = {{rows, OPTION_COUNT(rows)}},
     .at = {0},
     .bytes = sizeof(Args),

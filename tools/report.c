@@ -21,7 +21,7 @@ static const char style[] =
     ":root{color-scheme:light dark;--paper:#fff;--card:#f5f6f8;--ink:#1a1e23;--soft:#56606b;--line:#d5dae0;"
     "--c0:#c2410c;--c1:#1d4ed8;--c2:#0e7490;--c3:#6b7280;--c4:#7c3aed;--c5:#a5adb8}\n"
     "@media(prefers-color-scheme:dark){:root{--paper:#14171b;--card:#1d2228;--ink:#e8eaed;--soft:#a4adb8;"
-    "--line:#39414a;--c0:#fb923c;--c1:#7aa2ff;--c2:#3cc8dc;--c3:#98a2af;--c4:#b794f6;--c5:#5d6874}}\n"
+    "--line:#39414a;--c0:#fb923c;--c1:#7aa2ff;--c2:#3cc8dc;--c3:#98a2af;--c4:#b794f6;--c5:#76828f}}\n"
     "*{box-sizing:border-box}\n"
     "body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"
     "\"Segoe UI\",Roboto,\"DejaVu Sans\",sans-serif;-webkit-text-size-adjust:100%;overflow-wrap:break-word}\n"
@@ -63,12 +63,16 @@ static const char style[] =
     ".bars svg{width:100%;height:16px;min-width:0}\n"
     ".bars b{font-weight:600;font-variant-numeric:tabular-nums;text-align:right}\n"
     ".track{fill:var(--card)}\n"
+    ".cards{grid-template-columns:repeat(auto-fit,minmax(min(100%,292px),1fr))}\n"
+    ".card{border-top:4px solid var(--c3);margin:0}.card p{margin:.35em 0}.card svg{margin:.7em "
+    "0;max-width:100%}\n"
+    ".card.k0{border-color:var(--c0)}.card.k1{border-color:var(--c1)}\n"
     ".scroll{overflow-x:auto}\n"
     "table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;margin:.6em 0}\n"
     "th,td{padding:4px 12px 4px 0;text-align:right;border-bottom:1px solid var(--line);"
     "vertical-align:baseline}\n"
     "th{color:var(--soft);font-weight:600}\n"
-    "th:first-child,td:first-child{text-align:left}\n"
+    "td{white-space:nowrap}th:first-child,td:first-child{text-align:left;white-space:normal}\n"
     "ul{padding-left:1.2em;max-width:46rem}\n"
     "@media print{:root{color-scheme:light;--paper:#fff;--card:#f1f2f4;--ink:#000;--soft:#444;--line:#bbb;"
     "--c0:#c2410c;--c1:#1d4ed8;--c2:#0e7490;--c3:#6b7280;--c4:#7c3aed;--c5:#a5adb8}\n"
@@ -298,5 +302,15 @@ const char *number_text(char out[32], double v, int digits) {
         out[n++] = plain[i];
     }
     out[n] = '\0';
+    return out;
+}
+
+const char *duration_text(char out[32], double s) {
+    if (s < 59.95)
+        snprintf(out, 32, "%.1f s", s);
+    else if (s < 3599.5)
+        snprintf(out, 32, "%d min %02d s", (int)(s + 0.5) / 60, (int)(s + 0.5) % 60);
+    else
+        snprintf(out, 32, "%.0f h %02d min", floor(s / 3600), (int)fmod(s / 60, 60));
     return out;
 }

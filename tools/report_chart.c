@@ -291,20 +291,33 @@ void chart_bars(Page *p, const char *title, const Bar *bar, int n, double most) 
     page_markup(p, "</div>\n</figure>\n");
 }
 
-/* Each line of squares is one dashed stroke: a page may show thousands, and stays small. */
-void chart_squares(Page *p, const char *title, int64_t n, int columns, int size, int colour) {
-    int64_t lines = (n + columns - 1) / columns, wide = (n < columns ? n : columns) * size;
+/* Squares first .. end of the picture. Each line of them is one dashed stroke: a page may show thousands, and
+ * stays small. */
+static void draw_squares(Page *p, int64_t first, int64_t end, int columns, int size, int colour) {
     int gap = size > 4 ? 2 : 1, side = size - gap;
-    page_markup(p,
-                "<svg class=\"squares\" width=\"%lld\" height=\"%lld\" viewBox=\"0 0 %lld %lld\" "
-                "role=\"img\" aria-label=\"",
-                (long long)wide, (long long)(lines * size), (long long)wide, (long long)(lines * size));
-    page_text(p, title);
-    page_markup(p, "\"><path class=\"k%d\" stroke-width=\"%d\" stroke-dasharray=\"%d %d\" d=\"", colour, side,
+    page_markup(p, "<path class=\"k%d\" stroke-width=\"%d\" stroke-dasharray=\"%d %d\" d=\"", colour, side,
                 side, gap);
-    for (int64_t i = 0; i < lines; i++) {
-        int64_t here = n - i * columns < columns ? n - i * columns : columns;
-        page_markup(p, "M0 %.1fh%lld", (double)(i * size) + side / 2.0, (long long)(here * size - gap));
+    for (int64_t i = first; i < end;) {
+        int64_t column = i % columns, n = columns - column < end - i ? columns - column : end - i;
+        page_markup(p, "M%lld %.1fh%lld", (long long)(column * size),
+                    (double)(i / columns * size) + side / 2.0, (long long)(n * size - gap));
+        i += n;
     }
-    page_markup(p, "\"/></svg>\n");
+    page_markup(p, "\"/>");
+}
+
+void chart_squares(Page *p, const char *title, const int64_t *count, const int *colour, int parts,
+                   int columns, int size) {
+    int64_t all = 0, at = 0;
+    for (int i = 0; i < parts; i++) all += count[i];
+    long long wide = (all < columns ? all : columns) * size, high = (all + columns - 1) / columns * size;
+    page_markup(p, "<svg width=\"%lld\" height=\"%lld\" viewBox=\"0 0 %lld %lld\" role=\"img\" aria-label=\"",
+                wide, high, wide, high);
+    page_text(p, title);
+    page_markup(p, "\">");
+    for (int i = 0; i < parts; i++) {
+        draw_squares(p, at, at + count[i], columns, size, colour[i]);
+        at += count[i];
+    }
+    page_markup(p, "</svg>\n");
 }

@@ -77,8 +77,9 @@ typedef struct Key {
 } Key;
 void chart_legend(Page *p, const Key *key, int n);
 
-/* n squares in rows of `columns`, `size` pixels each, the same on every screen: pictures of counts that can
- * be compared by eye. */
-void chart_squares(Page *p, const char *title, int64_t n, int columns, int size, int colour);
+/* Squares in rows of `columns`, `size` pixels each, the same on every screen, so that counts can be compared
+ * by eye; part i has count[i] of them in colour[i], behind those of the part before. */
+void chart_squares(Page *p, const char *title, const int64_t *count, const int *colour, int parts,
+                   int columns, int size);
 
 #endif

@@ -238,15 +238,6 @@ static int best_of(const Run *r) {
     return best;
 }
 
-static void duration_text(char *out, size_t cap, double s) {
-    if (s < 60)
-        snprintf(out, cap, "%.1f s", s);
-    else if (s < 3600)
-        snprintf(out, cap, "%.0f min %02.0f s", floor(s / 60), floor(fmod(s, 60)));
-    else
-        snprintf(out, cap, "%.0f h %02.0f min", floor(s / 3600), floor(fmod(s, 3600) / 60));
-}
-
 static void tile_of_change(Page *p, const char *label, double from, double to) {
     char value[64], a[32], b[32];
     snprintf(value, sizeof value, "%s → %s", number_text(a, from, 3), number_text(b, to, 3));
@@ -268,7 +259,8 @@ static void tiles(Page *p, const Run *r) {
                  number_text(a, r->held_step[best], 0));
         tile_of_change(p, label, r->held_kl[0], r->held_kl[best]);
     }
-    duration_text(value, sizeof value, seconds);
+    duration_text(a, seconds);
+    snprintf(value, sizeof value, "%s", a);
     snprintf(label, sizeof label, "in training steps, %s tokens per second",
              number_text(a, seconds > 0 ? rows / seconds : NAN, 0));
     page_tile(p, value, label);

@@ -2,6 +2,7 @@
  */
 #include "tools/demo/facts.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,7 +57,7 @@ static const char *const values[RELATIONS][VALUES] = {
 };
 
 /* Which draw is meant: streams of one seed. */
-enum { DRAW_NAME, DRAW_VALUE, DRAW_ORDER };
+enum { DRAW_NAME, DRAW_VALUE, DRAW_ORDER, DRAW_PART };
 
 /* A shuffle by sorting on drawn keys: the place of a thing depends on the seed and the thing alone. */
 typedef struct Keyed {
@@ -86,6 +87,23 @@ void facts_make(Facts *f, int32_t n, uint64_t seed) {
         uint64_t value = random_below(seed, DRAW_VALUE, (uint64_t)pair, VALUES);
         f->fact[i] = (Fact){f->name[pair / RELATIONS], relations[relation], values[relation][value]};
     }
+}
+
+static bool is_about(const Facts *f, int32_t first, int32_t count, const char *name) {
+    for (int32_t i = first; i < first + count; i++)
+        if (!strcmp(f->name[i], name)) return true;
+    return false;
+}
+
+void facts_part(Facts *out, const Facts *f, int32_t first, int32_t count, uint64_t seed) {
+    Keyed order[FACTS_MAX];
+    int32_t of[FACTS_MAX], n = 0;
+    for (int32_t i = 0; i < f->n; i++)
+        if (is_about(f, first, count, f->fact[i].name)) of[n++] = i;
+    *out = (Facts){.n = n, .names = count};
+    for (int32_t i = 0; i < count; i++) out->name[i] = f->name[first + i];
+    shuffle(order, n, seed, DRAW_PART);
+    for (int32_t i = 0; i < n; i++) out->fact[i] = f->fact[of[order[i].thing]];
 }
 
 Status facts_text(const Facts *f, char **out) {
