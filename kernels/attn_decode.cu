@@ -30,10 +30,9 @@
 enum {
     THREADS = 128,
     WARPS = THREADS / WARP,
-    BLOCKS = 2,            /* resident on a multiprocessor */
-    ROWS = 16,             /* of a matrix instruction */
-    RING = 3,              /* tiles */
-    EXCHANGE = KV_PAGE + 8 /* floats from row to row of exchanged scores: rows begin in different banks */
+    BLOCKS = 2, /* resident on a multiprocessor */
+    ROWS = 16,  /* of a matrix instruction */
+    RING = 3,   /* tiles */
 };
 
 /* What a launch is given. H query heads, G key heads; the rest as in DecodeList and AttnArgs. */
@@ -139,7 +138,7 @@ template <int D> TILE_FN void ring_load(const Decode &a, const Work &w, bf16 *q,
 /* Waits for tile t. Once all have it, nobody reads tile t - 1 any more, and t + 2 takes its place. */
 template <int D> TILE_FN void ring_next(const Decode &a, const Work &w, bf16 *q, int t) {
     cp_async_wait<1>();
-    __syncthreads();
+    __syncthreads(); /* all threads have tile t */
     ring_load<D>(a, w, q, t + 2);
 }
 
@@ -162,28 +161,28 @@ template <int D, int N> TILE_FN void multiply_keys(float (&score)[N][4], bf16 *q
     }
 }
 
-/* Where this lane's two scores of row i of its pair stand, among the eight keys from `key` on. */
-TILE_FN float2 *exchange_at(float *exchange, int i, int key) {
-    int row = lane_index() / 4 + 8 * i;
-    return (float2 *)(void *)(exchange + row * EXCHANGE + key + lane_index() % 4 * 2);
+/* Every warp puts the scores of its 16 keys; behind a barrier, all get those of all 64. They lie as they do
+ * in registers, so a lane finds at its own place what the same lane of another warp has put. */
+TILE_FN void *exchange_at(bf16 *exchange, int n) {
+    return (Vec16 *)(void *)exchange + n * WARP + lane_index();
 }
-
-/* The scores of 16 keys, from every warp; behind a barrier, those of all 64. */
-TILE_FN void put_scores(float *exchange, const float (&score)[2][4], int key) {
+TILE_FN void put_scores(bf16 *exchange, const float (&score)[KV_PAGE / WARPS / 8][4]) {
+    const int N = KV_PAGE / WARPS / 8;
 #pragma unroll
-    for (int n = 0; n < 2; n++)
+    for (int n = 0; n < N; n++) {
+        Vec16 four;
 #pragma unroll
-        for (int i = 0; i < 2; i++)
-            *exchange_at(exchange, i, key + 8 * n) = make_float2(score[n][2 * i], score[n][2 * i + 1]);
+        for (int c = 0; c < 4; c++) four.w[c] = __float_as_uint(score[n][c]);
+        store16(exchange_at(exchange, warp_index() * N + n), four);
+    }
 }
-TILE_FN void get_scores(float *exchange, float (&score)[KV_PAGE / 8][4]) {
+TILE_FN void get_scores(bf16 *exchange, float (&score)[KV_PAGE / 8][4]) {
 #pragma unroll
-    for (int n = 0; n < KV_PAGE / 8; n++)
+    for (int n = 0; n < KV_PAGE / 8; n++) {
+        Vec16 four = load16(exchange_at(exchange, n));
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            float2 two = *exchange_at(exchange, i, 8 * n);
-            score[n][2 * i] = two.x, score[n][2 * i + 1] = two.y;
-        }
+        for (int c = 0; c < 4; c++) score[n][c] = __uint_as_float(four.w[c]);
+    }
 }
 
 /* Keys before `from`, and for row i of the pair those from to[i] on, get a score of -inf. */
@@ -315,8 +314,8 @@ template <int D, int SETS> TILE_FN void attend(const Decode &a, const Work &w, b
 
 /* At most 16 packed rows: this warp's keys of each page, then its columns. */
 template <int D> TILE_FN void attend_few(const Decode &a, const Work &w, bf16 *q) {
-    const int N = D / WARPS / 8, key = warp_index() * KV_PAGE / WARPS, column = warp_index() * D / WARPS;
-    float *exchange = (float *)(void *)(q + ROWS * D); /* behind the 16 rows */
+    const int N = D / WARPS / 8, column = warp_index() * D / WARPS;
+    bf16 *exchange = q + ROWS * D; /* behind the 16 rows */
     float o[1][N][4];
     RowPair pair = row_pair_new();
     clear(o[0]);
@@ -324,8 +323,8 @@ template <int D> TILE_FN void attend_few(const Decode &a, const Work &w, bf16 *q
         float own[KV_PAGE / WARPS / 8][4], score[KV_PAGE / 8][4];
         uint32_t p[1][KV_PAGE / 16][4];
         ring_next<D>(a, w, q, 2 * i);
-        multiply_keys<D>(own, q, 0, ring_tile<D>(q, 2 * i), key);
-        put_scores(exchange, own, key);
+        multiply_keys<D>(own, q, 0, ring_tile<D>(q, 2 * i), warp_index() * KV_PAGE / WARPS);
+        put_scores(exchange, own);
         ring_next<D>(a, w, q, 2 * i + 1);
         get_scores(exchange, score);
         hide_unseen(score, w, 0, i);
@@ -442,8 +441,8 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) attn_decode(const __grid_cons
 template <int D> static Status run(CudaStream *s, const Decode *a) {
     size_t smem = sizeof(bf16) * D * (DECODE_PACKED + RING * KV_PAGE);
     static_assert(sizeof(Merging) <= sizeof(bf16) * D * RING * KV_PAGE, "merging fits where the ring was");
-    static_assert(sizeof(float) * ROWS * EXCHANGE <= sizeof(bf16) * D * (DECODE_PACKED - ROWS),
-                  "exchanged scores fit");
+    static_assert(sizeof(float) * ROWS * KV_PAGE <= sizeof(bf16) * D * (DECODE_PACKED - ROWS),
+                  "exchanged scores fit behind 16 rows of q");
     TRY_LAUNCH("attn", attn_decode<D>, dim3((unsigned)(BLOCKS * s->processors)), dim3(THREADS), smem, s, *a);
     return ST_OK;
 }

@@ -26,7 +26,7 @@ enum { DECODE_PACKED = 128 };
 struct DecodeItem {
     int32_t entry, pages;    /* where the page list has the chunk's pages */
     int32_t from, to;        /* keys of the range, from the chunk's first row on; to may lie beyond it */
-    int32_t hidden;          /* the most that a reader hides */
+    int32_t hidden;          /* the most keys that one of its readers does not see */
     int32_t reader, readers; /* in the list of readers */
     int32_t chunk;           /* which one of the range */
     int32_t wave, after;     /* stripes of rows in earlier waves: must be merged before parts are stored */

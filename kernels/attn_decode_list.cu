@@ -18,12 +18,18 @@ enum {
 /* ---- chunks ---- */
 
 /* Pages in a chunk of a range of so many: grows with the square root, so that short ranges spread over the
- * device and long ones leave few parts to merge. No such range, nor a shorter one, has more chunks than that.
- */
+ * device and long ones leave few parts to merge. */
 static int32_t chunk_pages(int32_t pages) {
     int32_t chunk = CHUNK_PAGES_MIN;
     while ((int64_t)chunk * chunk < pages) chunk *= 2;
     return chunk;
+}
+
+/* Chunks of a range of so many pages, or of a shorter one if that has more: the longest range that is cut into
+ * shorter chunks, of chunk^2 / 4 pages, has chunk / 2 of them. */
+static int32_t chunks_most(int32_t pages) {
+    int32_t chunk = chunk_pages(pages), chunks = (int32_t)blocks_for(pages, chunk);
+    return chunk > CHUNK_PAGES_MIN && chunks < chunk / 2 ? chunk / 2 : chunks;
 }
 
 static int32_t chunks_of(const DecodeRange *r) {
@@ -54,7 +60,7 @@ static int32_t readers_most(const DecodeList *list) {
 /* Of one segment of one sequence: each chunk once for every DECODE_PACKED of its packed rows, and once more
  * where these fall into two waves. */
 static int64_t items_most(const DecodeList *list, const AttnLimits *m) {
-    return (int64_t)chunk_pages(m->entries) * (blocks_for(most_rows(m), readers_most(list)) + 1);
+    return (int64_t)chunks_most(m->entries) * (blocks_for(most_rows(m), readers_most(list)) + 1);
 }
 
 static int32_t slots_of(const AttnLimits *m) {
@@ -234,7 +240,7 @@ static int32_t wave_of(const DecodeList *, const DecodeItem *item) {
 
 /* Falls with the size: what takes long begins first. */
 static int32_t size_class(const DecodeList *list, const DecodeItem *item) {
-    int32_t size = item->pages * (1 + item->readers * list->heads / 64), power = 0;
+    int32_t size = item->pages * (1 + 2 * item->readers * list->heads / DECODE_PACKED), power = 0;
     while (size >>= 1) power++;
     return SIZE_CLASSES - 1 - power;
 }
