@@ -363,14 +363,12 @@ static int32_t pages_between(int32_t from, int32_t to) {
     return (to + KV_PAGE - 1) / KV_PAGE - from / KV_PAGE;
 }
 
-static int64_t tiles_of(int64_t tokens, const AttnLimits *limits) {
-    return blocks_for(tokens * (limits->heads / limits->kv_heads), BLOCK_ROWS);
-}
-
+/* Enough for any batch within the limits: a sequence leaves at most one tile unfilled. */
 void prefill_place(PrefillList *list, const AttnLimits *limits, PlanMemory *memory) {
     list->items = 0;
-    if (head_has_tiles(limits->head_dim))
-        plan_take(&list->item, memory, tiles_of(limits->rows, limits) + limits->seqs);
+    if (!head_has_tiles(limits->head_dim)) return;
+    int64_t rows = (int64_t)limits->rows * (limits->heads / limits->kv_heads);
+    plan_take(&list->item, memory, blocks_for(rows, BLOCK_ROWS) + limits->seqs);
 }
 
 /* The tiles of sequence s. */
@@ -391,13 +389,8 @@ static void add_sequence(PrefillList *list, const AttnLimits *limits, const Attn
 Status prefill_build(PrefillList *list, const AttnLimits *limits, const AttnLayout *layout, CudaStream *s) {
     list->items = 0;
     if (!head_has_tiles(limits->head_dim)) return ST_OK;
-    for (int32_t i = 0; i < layout->S; i++) {
-        if (sequence_rows(layout, i) <= DECODE_ROWS) continue;
-        NEED(list->items + tiles_of(sequence_rows(layout, i), limits) <= list->item.capacity, ST_ARG,
-             "attn_plan: more than the %lld tiles of rows that were planned for",
-             (long long)list->item.capacity);
-        add_sequence(list, limits, layout, i);
-    }
+    for (int32_t i = 0; i < layout->S; i++)
+        if (sequence_rows(layout, i) > DECODE_ROWS) add_sequence(list, limits, layout, i);
     std::sort(list->item.host, list->item.host + list->items, longer);
     return plan_upload(s, &list->item, list->items);
 }

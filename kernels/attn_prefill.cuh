@@ -20,10 +20,10 @@ struct PrefillList {
 
 /* Takes the arrays for the largest batch. Runs twice: to count, and to place. */
 void prefill_place(PrefillList *list, const AttnLimits *limits, PlanMemory *memory);
-/* Builds the list of a checked layout and queues its upload. ST_ARG when it exceeds what was planned for. */
+/* Builds the list of a checked layout and queues its upload. */
 Status prefill_build(PrefillList *list, const AttnLimits *limits, const AttnLayout *layout, CudaStream *s);
-/* o and lse of the rows in the list. Head sizes with tiles (head_has_tiles), everything bf16 but lse, scale >
- * 0. */
+/* o and lse of the rows in the list. Head sizes with tiles (head_has_tiles), scale > 0, everything bf16 but
+ * lse, which may be absent. */
 Status prefill_run(CudaStream *s, const CudaPlan *plan, const AttnArgs *a);
 
 #endif
