@@ -25,8 +25,8 @@ static int32_t chunk_pages(int32_t pages) {
     return chunk;
 }
 
-/* Chunks of a range of so many pages, or of a shorter one if that has more: the longest range that is cut into
- * shorter chunks, of chunk^2 / 4 pages, has chunk / 2 of them. */
+/* Chunks of a range of so many pages, or of a shorter one if that has more: ranges of chunk^2 / 4 pages, the
+ * longest with chunks half as long, have chunk / 2 of them. */
 static int32_t chunks_most(int32_t pages) {
     int32_t chunk = chunk_pages(pages), chunks = (int32_t)blocks_for(pages, chunk);
     return chunk > CHUNK_PAGES_MIN && chunks < chunk / 2 ? chunk / 2 : chunks;

@@ -276,6 +276,62 @@ static void test_waves(void **state) {
     result_free(&all);
 }
 
+/* ---- limits ---- */
+
+/* One row of one head, behind the same key so many times; keys are zero, so that o is the mean of the values. */
+static void check_mean(OpsRig *r, AttnPlan *plan, int32_t prefixes) {
+    enum { D = 64 };
+    Tensor q = NORMAL(r, DT_BF16, 1, 1, 1, 1, D), o = BLANK(r, DT_BF16, 1, 1, D),
+           lse = BLANK(r, DT_F32, 1, 1);
+    Tensor k = NORMAL(r, DT_BF16, 2, 0, 2, 1, KV_PAGE, D), v = NORMAL(r, DT_BF16, 3, 1, 2, 1, KV_PAGE, D);
+    ops_rig_attn(r, (AttnArgs){o, lse, q, k, v, plan, 1});
+    double *got = ops_rig_read(r, o), *got_lse = ops_rig_read(r, lse), *value = ops_rig_read(r, v);
+    for (int i = 0; i < D; i++) {
+        double right = (prefixes * value[5 * D + i] + value[KV_PAGE * D + i]) / (prefixes + 1);
+        assert_true(fabs(got[i] - right) < 0.01 + 0.005 * fabs(right));
+    }
+    assert_true(fabs(got_lse[0] - log(prefixes + 1)) < 1e-5);
+    free(got), free(got_lse), free(value);
+}
+
+static void check_prefixes(int32_t prefixes, Status wanted) {
+    enum { SEGMENTS = 1100 };
+    static const int32_t row[] = {0, 1}, page[] = {0, 1};
+    static Segment segment[SEGMENTS];
+    for (int32_t i = 0; i < prefixes; i++) segment[i] = (Segment){0, 5, 1};
+    segment[prefixes] = (Segment){1, 0, 1};
+    const int32_t seg[] = {0, prefixes + 1};
+    AttnLayout l = {1, 1, row, seg, segment, page, 2, 2, NULL, NULL};
+    AttnLimits limits = {.rows = 1,
+                         .seqs = 1,
+                         .segments = SEGMENTS,
+                         .entries = 2,
+                         .pages = 2,
+                         .heads = 1,
+                         .kv_heads = 1,
+                         .head_dim = 64,
+                         .act = DT_BF16};
+    AttnPlan *plan;
+    OpsRig r;
+    ops_rig_open(&r, ops, DT_BF16, DT_BF16);
+    assert_ok(ops->plan_open(&plan, &limits));
+    assert_int_equal(ops->attn_plan(r.stream, plan, &l), wanted);
+    if (wanted)
+        assert_says("1025 chunks of keys, at most 1024");
+    else
+        check_mean(&r, plan, prefixes);
+    ops->plan_close(plan);
+    ops_rig_close(&r);
+}
+
+/* A row has as many parts as there are slots at most, and that many it may have. */
+static void test_limits(void **state) {
+    (void)state;
+    simt_control(&at_random);
+    check_prefixes(1023, ST_OK);
+    check_prefixes(1024, ST_UNSUPPORTED);
+}
+
 /* ---- graphs ---- */
 
 /* A launch that was recorded for one batch serves the next one: it finds the list in device memory. */
@@ -342,7 +398,7 @@ static void test_bytes(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_company), cmocka_unit_test(test_agrees), cmocka_unit_test(test_waves),
-        cmocka_unit_test(test_graph),   cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_limits),  cmocka_unit_test(test_graph),  cmocka_unit_test(test_bytes),
     };
     char pattern[64];
     if (cuda_ops(&ops, 0)) {
