@@ -209,7 +209,7 @@ static __device__ double sum_of_head(const Pages &shape, const float *g, int64_t
     const float *x = g + i * h.size;
     double sum = 0;
     if (h.first >= h.end) return 0;
-    /* Whole groups of four, from that with the first number to that with the last; what sticks out is left. */
+    /* Whole groups of four, from that with the first number to that with the last; the rest is left out. */
     for (int32_t at = (h.first & ~(LANE - 1)) + LANE * (int32_t)threadIdx.x; at < h.end;
          at += LANE * THREADS) {
         Numbers<LANE> v = load<LANE>(x + at);

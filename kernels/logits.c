@@ -32,7 +32,7 @@ static bool is_candidate(const DistillArgs *a, int64_t w, int64_t v) {
     return false;
 }
 
-/* 1 - Q, the share of all other tokens. Where Q is nearly one their sum is exact, and the difference is not. */
+/* 1 - Q, the share of all other tokens. Where Q is nearly one their sum is exact, the difference is not. */
 static double share_of_others(const DistillArgs *a, int64_t w, double lse) {
     int64_t V = a->logits.dim[1];
     double sum = 0;

@@ -190,7 +190,7 @@ struct List {
 };
 
 /* Falling, by bitonic sorting; n is a power of two. The whole block calls this together. Lane l of warp w
- * compares pair 32 w + l in each step, so that keys up to 32 apart stay in a warp, and the block need not wait. */
+ * compares pair 32 w + l in each step, so keys up to 32 apart stay in a warp, and the block need not wait. */
 static __device__ __forceinline__ void sort_keys(Key *key, int32_t n) {
     __syncthreads();
     for (int32_t run = 2; run <= n; run *= 2)
