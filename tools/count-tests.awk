@@ -1,5 +1,6 @@
 # count-tests.awk -- reads `ctest --verbose`, shows one line per program and the output of those that fail, and appends
-# "passed failed skipped", counted in single tests, to the file `counts`.
+# "passed failed skipped", counted in single tests, to the file `counts`, and "preset program seconds" and "preset label
+# seconds" to the file `times`.
 #
 # Ranks of one program print the same test several times: it counts once, and fails if any of them failed.
 
@@ -18,6 +19,7 @@ function tally(n,    key, part, ok, bad, skip) {
     printf "%-9s %-24s %4d passed %3d failed %3d skipped  %s s\n", verdict, name, ok, bad, skip, seconds
     if (verdict == "failed") printf "%s", output[n]
     delete output[n]
+    print "program", preset, name, seconds >>times
     fflush()
 }
 
@@ -49,6 +51,9 @@ match($0, /^ *[0-9]+\/[0-9]+ Test +#[0-9]+: /) {
     sub(/.* /, "", seconds)
     tally(n)
 }
+
+# "simt = 123.45 sec*proc (10 tests)"
+/ sec\*proc / { print "label", preset, $1, $3 >>times }
 
 END {
     if (passed + failed + skipped == 0) failed = 1 # no program ran
