@@ -6,6 +6,10 @@
 
 #include "kernels/attn_plan.cuh"
 
+extern "C" {
+#include "kernels/cuda_device.h"
+}
+
 /* ---- memory ---- */
 
 static void place_layout(LayoutArrays *l, const AttnLimits *m, PlanMemory *memory) {
@@ -25,11 +29,23 @@ static void place(CudaPlan *p, PlanMemory *memory) {
     if (p->limits.backward) back_place(&p->back, &p->limits, memory);
 }
 
-static Status open_memory(CudaPlan *p) {
+static PlanMemory count_memory(CudaPlan *p) {
     PlanMemory memory;
     arena_init(&memory.host, NULL, 0);
     arena_init(&memory.device, NULL, 0);
     place(p, &memory);
+    return memory;
+}
+
+size_t cuda_plan_bytes(const AttnLimits *limits) {
+    CudaPlan p;
+    memset(&p, 0, sizeof p);
+    p.limits = *limits;
+    return count_memory(&p).device.used;
+}
+
+static Status open_memory(CudaPlan *p) {
+    PlanMemory memory = count_memory(p);
     size_t host = memory.host.used, on_device = memory.device.used;
     TRY_CUDA("attn_plan", cudaMallocHost(&p->host, host));
     TRY(mem_open_cuda(&p->device, on_device));

@@ -19,3 +19,13 @@ Status cuda_ops(const Ops **out, int32_t index) {
     int32_t none;
     return cuda_device_count(&none);
 }
+
+size_t cuda_stream_bytes(const StreamLimits *limits) {
+    (void)limits;
+    return 0;
+}
+
+size_t cuda_plan_bytes(const AttnLimits *limits) {
+    (void)limits;
+    return 0;
+}

@@ -22,6 +22,11 @@ Status cuda_device_count(int32_t *n);
 /* ST_ARG for an index there is none of. */
 Status cuda_device_read(CudaDevice *out, int32_t index);
 
+/* Bytes of the device that the backend's stream_open and plan_open take; no device is needed to ask. 0: no toolkit at build
+ * time. */
+size_t cuda_stream_bytes(const StreamLimits *limits);
+size_t cuda_plan_bytes(const AttnLimits *limits);
+
 /* The table of this process's device, chosen once: a second call must name the same one. ST_NOTFOUND as above;
  * ST_UNSUPPORTED for a card older than compute capability 8.0. */
 Status cuda_ops(const Ops **out, int32_t index);

@@ -53,7 +53,11 @@ Status matmul_open(CudaStream *s) {
     s->matmul = (Matmul *)calloc(1, sizeof *s->matmul);
     NEED(s->matmul, ST_NOMEM, "no memory for a stream");
     TRY_BLAS("opening cuBLASLt", cublasLtCreate(&s->matmul->handle));
-    return mem_open_cuda(&s->matmul->workspace, WORKSPACE);
+    return mem_open_cuda(&s->matmul->workspace, matmul_bytes());
+}
+
+size_t matmul_bytes(void) {
+    return WORKSPACE;
 }
 
 void matmul_close(CudaStream *s) {

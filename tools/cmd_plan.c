@@ -167,9 +167,9 @@ static const char *const kind_name[KINDS] = {"weights",
 static const char *const kind_key[KINDS] = {"weights",  "pages",   "activations", "logits",
                                             "learning", "scratch", "total"};
 
-/* Of a card's scratch only the lists are known. */
 static const char *name_of_kind(const Job *j, int kind) {
-    return j->card && !strcmp(kind_key[kind], "scratch") ? "lists" : kind_name[kind];
+    bool lists = !strcmp(kind_key[kind], "scratch") && !plan_knows_scratch(j->card);
+    return lists ? "lists" : kind_name[kind];
 }
 
 static size_t kind_bytes(const PlanBytes *b, int kind) {
@@ -204,9 +204,14 @@ static void print_json_head(const Job *j, const char *what) {
 }
 
 static void print_left_out(const Job *j) {
-    printf(j->card ? "Not counted: what the driver, libraries and kernels take for themselves on a card.\n"
-                   : "Not counted: tokenizer, conversations, libraries, and the file cache. Pages that "
-                     "nobody writes to are asked for,\nbut never take room.\n");
+    if (j->card)
+        printf("Not counted: what the driver and its libraries%s take for themselves.\n",
+               plan_knows_scratch(j->card) ? ""
+                                           : " and (in this build, without the CUDA toolkit) the kernels");
+    else
+        printf("Not counted: tokenizer, conversations, libraries, and the file cache. Pages that nobody "
+               "writes to are "
+               "asked for,\nbut never take room.\n");
 }
 
 /* ---- training ---- */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/cpu.h"
+#include "kernels/cuda_device.h"
 #include "tools/job.h"
 
 /* ---- cards ---- */
@@ -54,8 +55,13 @@ DType plan_kv(const Card *card) {
     return card ? DT_BF16 : ops_cpu.act;
 }
 
+bool plan_knows_scratch(const Card *card) {
+    return !card || cuda_stream_bytes(&(StreamLimits){1, 1, 1}) > 0;
+}
+
 static size_t scratch_of(const Footprint *f, const Card *card) {
-    return card ? 0 : cpu_stream_bytes(&f->stream) + cpu_plan_bytes(&f->plan);
+    return card ? cuda_stream_bytes(&f->stream) + cuda_plan_bytes(&f->plan)
+                : cpu_stream_bytes(&f->stream) + cpu_plan_bytes(&f->plan);
 }
 
 static void add_footprint(PlanBytes *b, const Footprint *f, const Card *card) {

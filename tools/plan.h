@@ -2,7 +2,8 @@
  *
  * The sums are those of the code that opens the memory (footprint.h, session.h), so for the CPU they are what
  * it will ask for, to the byte. For a card they are what the same code asks for with bf16 activations; what
- * the CUDA backend takes for scratch, its libraries and the driver is not in them. */
+ * the driver and its libraries take is not in them, and in a build without the CUDA toolkit neither is the
+ * backend's scratch. */
 #ifndef TOOLS_PLAN_H
 #define TOOLS_PLAN_H
 
@@ -39,6 +40,7 @@ typedef struct PlanBytes {
 /* card: NULL: this machine's CPU, with the threads of now. */
 Status plan_bytes(PlanBytes *out, const PlanJob *job, const Card *card);
 size_t plan_total(const PlanBytes *b);
+bool plan_knows_scratch(const Card *card);
 DType plan_kv(const Card *card); /* the type of keys and values there */
 
 /* How conversations see a text. */
