@@ -49,16 +49,17 @@ static __device__ __forceinline__ Turn turn_of(float x) {
     return Turn{(quarter + 1) & 2 ? -cosine : cosine, quarter & 2 ? -sine : sine};
 }
 
-/* The angles of token t, for the whole block. Those of the token before may still be in use: there are two
- * places, and who fills one of them for the second time has passed the barrier that everybody reaches after
- * having used it. */
+/* The angles of token t, for the whole block; number k of a lane's eight lies at [k][lane], so that no two lanes
+ * want the same bank. The angles of the token before may still be in use: there are two places, and who fills one
+ * of them again has passed the barrier that everybody reaches after having used it. */
 static __device__ __forceinline__ const Turn *turns_of(const HeadsShape &s, Turn *places, int32_t t,
                                                        int32_t round) {
     Turn *turn = places + round % 2 * HALF_MAX;
-    int32_t threads = (int32_t)(blockDim.x * blockDim.y),
-            i = (int32_t)(threadIdx.y * blockDim.x + threadIdx.x);
-    for (; i < s.half; i += threads)
-        turn[i] = turn_of((float)s.pos[t] * s.freq[i]); /* an f32 product: see ops.h */
+    const int32_t lanes = (int32_t)blockDim.x, threads = lanes * (int32_t)blockDim.y;
+    for (int32_t p = (int32_t)threadIdx.y * lanes + (int32_t)threadIdx.x; p < 8 * lanes; p += threads) {
+        int32_t i = p % lanes * 8 + p / lanes;
+        if (i < s.half) turn[p] = turn_of((float)s.pos[t] * s.freq[i]); /* an f32 product: see ops.h */
+    }
     __syncthreads();
     return turn;
 }
@@ -96,11 +97,11 @@ static __device__ __forceinline__ void store_pairs(Floats t, int64_t row, const 
 
 /* sign -1 turns back. */
 static __device__ __forceinline__ void rotate(Pairs &p, const Turn *turn, int32_t n, float sign) {
-    turn += first_pair();
 #pragma unroll
     for (int k = 0; k < 8; k++) {
         if (k >= n) continue;
-        float c = turn[k].cosine, s = sign * turn[k].sine, low = p.low[k];
+        Turn by = turn[k * (int)blockDim.x + (int)threadIdx.x];
+        float c = by.cosine, s = sign * by.sine, low = p.low[k];
         p.low[k] = low * c - p.high[k] * s;
         p.high[k] = p.high[k] * c + low * s;
     }

@@ -48,10 +48,10 @@ static void run_scatter(OpsRig *r, const void *shape) {
     ops_rig_take(r, "y", SAME, y);
 }
 
-/* [rows,in,out]: a norm over each of `in` heads; out 1 leaves them away. */
+/* [rows,in,out]: a norm over each of `in` heads; out 1 leaves them away. x is so small that eps counts. */
 static void run_norm(OpsRig *r, const void *shape) {
     const Sizes *z = shape;
-    Tensor x = NORMAL(r, r->act, 1, 2, z->rows, z->in, z->out), w = NORMAL(r, DT_BF16, 2, 1, z->out);
+    Tensor x = NORMAL(r, r->act, 1, 0.01, z->rows, z->in, z->out), w = NORMAL(r, DT_BF16, 2, 1, z->out);
     Tensor rstd = BLANK(r, r->real, z->rows * z->in), y = BLANK(r, r->act, z->rows, z->in, z->out);
     ops_rig_norm(r, (NormArgs){y, rstd, x, w, 1e-5f});
     ops_rig_take(r, "y", COARSE, y);
@@ -179,10 +179,17 @@ static Tensor head_weights(OpsRig *r, const HeadSizes *z, uint64_t seed) {
     return z->norm ? NORMAL(r, DT_BF16, seed, 1, z->D) : (Tensor){0};
 }
 
+/* Where there is a norm, so small that its eps counts. */
+static double raw_scale(const HeadSizes *z) {
+    return z->norm ? 0.01 : 1;
+}
+
 static void run_heads(OpsRig *r, const void *shape) {
     const HeadSizes *z = shape;
-    Tensor q_raw = NORMAL(r, r->act, 1, 2, z->rows, z->H, z->D), q = BLANK(r, r->act, z->rows, z->H, z->D);
-    Tensor k = NORMAL(r, r->act, 2, 2, z->rows, z->G, z->D), v = NORMAL(r, r->act, 3, 1, z->rows, z->G, z->D);
+    Tensor q_raw = NORMAL(r, r->act, 1, raw_scale(z), z->rows, z->H, z->D),
+           q = BLANK(r, r->act, z->rows, z->H, z->D);
+    Tensor k = NORMAL(r, r->act, 2, raw_scale(z), z->rows, z->G, z->D),
+           v = NORMAL(r, r->act, 3, 1, z->rows, z->G, z->D);
     Tensor k_pool = NORMAL(r, r->act, 4, 1, 4, z->G, KV_PAGE, z->D);
     Tensor v_pool = NORMAL(r, r->act, 5, 1, 4, z->G, KV_PAGE, z->D);
     HeadsArgs a = {q,
@@ -212,8 +219,8 @@ static void run_heads_back(OpsRig *r, const void *shape) {
     Tensor dk_raw = BLANK(r, r->act, z->rows, z->G, z->D), dv = BLANK(r, r->act, z->rows, z->G, z->D);
     Tensor dk_pool = NORMAL(r, r->real, 2, 1, 4, z->G, KV_PAGE, z->D);
     Tensor dv_pool = NORMAL(r, r->real, 3, 1, 4, z->G, KV_PAGE, z->D), none = {0};
-    Tensor q = z->norm ? NORMAL(r, r->act, 4, 2, z->rows, z->H, z->D) : none;
-    Tensor k = z->norm ? NORMAL(r, r->act, 5, 2, z->rows, z->G, z->D) : none;
+    Tensor q = z->norm ? NORMAL(r, r->act, 4, raw_scale(z), z->rows, z->H, z->D) : none;
+    Tensor k = z->norm ? NORMAL(r, r->act, 5, raw_scale(z), z->rows, z->G, z->D) : none;
     HeadsBackArgs a = {dq_raw,
                        dk_raw,
                        dv,
@@ -424,7 +431,8 @@ static void run_sample_ties(OpsRig *r, const void *shape) {
     int32_t k[ROWS];
     assert_non_null(x);
     for (int32_t w = 0; w < ROWS; w++) {
-        temperature[w] = 1 + w % 2, p[w] = top_p[w % 5], min_p[w] = w % 7 ? 0 : 0.25, k[w] = top_k[w % 4];
+        temperature[w] = w % 6 == 5 ? 0 : 1 + w % 2;
+        p[w] = top_p[w % 5], min_p[w] = w % 7 ? 0 : 0.25, k[w] = top_k[w % 4];
         for (int64_t v = 0; v < z->in; v++)
             x[w * z->in + v] = w % 5 == 2 ? 1 : round(3.0 * random_normal(8, (uint64_t)w, (uint64_t)v)) / 2;
     }
@@ -497,6 +505,8 @@ static void run_adam(OpsRig *r, const void *shape) {
     ops_rig_adam(r, (AdamArgs){p, g, m, v, pool, WHOLE(r, page, 3), t_from, t_to, FLOATS(r, DT_F32, lr, 3),
                                WHOLE(r, step, 3), 0.9f, 0.95f, 1e-8f, 0.5f, z->rows ? DT_BF16 : DT_F32});
     ops_rig_take(r, "sum", FINE, sum);
+    ops_rig_squared_norm(r, (SquaredNormArgs){sum, g, t_from, t_to});
+    ops_rig_take(r, "sum of a cleared gradient", SAME, sum);
     ops_rig_take(r, "p", FINE, p);
     ops_rig_take(r, "g", SAME, g);
     ops_rig_take(r, "m", FINE, m);
@@ -668,17 +678,17 @@ static const AttnShape shapes[] = {
     }
 
 const OpsCase ops_cases[] = {
-    {"gather", run_gather, SIZES(13, 40, 0), 1},
+    {"gather, width 40", run_gather, SIZES(13, 40, 0), 1},
     {"gather, odd width", run_gather, SIZES(50, 1003, 0), 1},
-    {"scatter", run_scatter, SIZES(13, 40, 0), 1},
+    {"scatter, width 40", run_scatter, SIZES(13, 40, 0), 1},
     {"scatter, odd width", run_scatter, SIZES(50, 1003, 0), 1},
-    {"norm", run_norm, SIZES(5, 1, 64), 4},
+    {"norm, width 64", run_norm, SIZES(5, 1, 64), 4},
     {"norm, odd width", run_norm, SIZES(17, 1, 1003), 4},
     {"norm over heads", run_norm, SIZES(6, 3, 128), 4},
     {"norm, two groups a lane, many rows", run_norm, SIZES(61, 1, 2560), 4},
     {"norm, four groups a lane", run_norm, SIZES(9, 1, 5117), 4},
     {"norm over many small heads", run_norm, SIZES(180, 9, 32), 4},
-    {"norm_back", run_norm_back, SIZES(5, 1, 64), 4},
+    {"norm_back, width 64", run_norm_back, SIZES(5, 1, 64), 4},
     {"norm_back, odd width", run_norm_back, SIZES(17, 1, 1003), 4},
     {"norm_back over heads", run_norm_back, SIZES(6, 3, 128), 4},
     {"norm_back, two groups a lane, many rows", run_norm_back, SIZES(61, 1, 2560), 4},
@@ -696,21 +706,21 @@ const OpsCase ops_cases[] = {
     {"linear_back, one row", run_linear_back, SIZES(1, 152, 203), 4},
     {"linear_back, odd", run_linear_back, SIZES(33, 65, 131), 4},
     {"linear_back, tiles", run_linear_back, SIZES(130, 320, 70), 8},
-    {"heads", run_heads, HEADS(9, 2, 1, 64, false), 4},
+    {"heads, no norms", run_heads, HEADS(9, 2, 1, 64, false), 4},
     {"heads, heads of 96", run_heads, HEADS(70, 3, 3, 96, false), 4},
     {"heads with norms", run_heads, HEADS(21, 7, 1, 128, true), 8},
     {"heads with norms, heads of 32", run_heads, HEADS(150, 4, 2, 32, true), 8},
     {"heads with norms, heads of 256", run_heads, HEADS(6, 2, 1, 256, true), 8},
     {"heads, odd heads", run_heads, HEADS(13, 3, 1, 26, true), 8},
-    {"heads_back", run_heads_back, HEADS(9, 2, 1, 64, false), 4},
+    {"heads_back, no norms", run_heads_back, HEADS(9, 2, 1, 64, false), 4},
     {"heads_back, heads of 96", run_heads_back, HEADS(70, 3, 3, 96, false), 4},
     {"heads_back with norms", run_heads_back, HEADS(21, 7, 1, 128, true), 8},
     {"heads_back with norms, heads of 32", run_heads_back, HEADS(150, 4, 2, 32, true), 8},
     {"heads_back with norms, heads of 256", run_heads_back, HEADS(6, 2, 1, 256, true), 8},
     {"heads_back, odd heads", run_heads_back, HEADS(13, 3, 1, 26, true), 8},
-    {"swiglu", run_swiglu, SIZES(5, 40, 1), 4},
+    {"swiglu, small gates", run_swiglu, SIZES(5, 40, 1), 4},
     {"swiglu, large gates", run_swiglu, SIZES(13, 611, 40), 4},
-    {"swiglu_back", run_swiglu_back, SIZES(5, 40, 1), 4},
+    {"swiglu_back, small gates", run_swiglu_back, SIZES(5, 40, 1), 4},
     {"swiglu_back, large gates", run_swiglu_back, SIZES(13, 611, 40), 4},
     ATTN(0, 8),
     ATTN(1, 4),

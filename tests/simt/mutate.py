@@ -9,6 +9,8 @@ The bugs stand in mutations/*.txt, blocks separated by empty lines:
     - one line of the file, unique in it
     + what it becomes (empty: the line goes)
 
+A bug in a header needs one line more, the kernel whose tests shall notice it (`through: kernels/norm.cu`).
+
 For each one a copy of the kernels is compiled three ways (plainly, with the address and with the thread sanitizer) and
 the cases of test_ops_simt named by `tests` are run, until one of the three fails. A bug that all three let pass is a
 hole in the tests. Only the mutated file is compiled anew; everything else comes from a build tree made once, below the
@@ -35,7 +37,7 @@ COMMON = ["-std=c++17", "-ffp-contract=off", "-Wno-psabi", "-Wno-unknown-pragmas
 
 class Mutation:
     def __init__(self, block, where):
-        self.old, self.new = None, ""
+        self.old, self.new, self.through = None, "", None
         for line in block:
             if line.startswith("- "):
                 self.old = line[2:]
@@ -108,10 +110,12 @@ class Flavour:
 
     def says_of_mutant(self, bug, text):
         with tempfile.TemporaryDirectory() as folder:
-            copy, mutant, program = Path(folder) / Path(bug.file).name, Path(folder) / "mutant.o", Path(folder) / "program"
-            copy.write_text(text)
-            need(["g++", *COMMON, *self.flags, f"-I{SOURCE}", f"-isystem{self.headers()}", "-xc++", "-c", str(copy), "-o",
-                  str(mutant)], bug.name)
+            copy, mutant, program = Path(folder) / bug.file, Path(folder) / "mutant.o", Path(folder) / "program"
+            copy.parent.mkdir(parents=True)
+            copy.write_text(text) # found before the original, which includes name by their whole path
+            compiled = SOURCE / bug.through if bug.through else copy
+            need(["g++", *COMMON, *self.flags, f"-I{folder}", f"-I{SOURCE}", f"-isystem{self.headers()}", "-xc++", "-c",
+                  str(compiled), "-o", str(mutant)], bug.name)
             # before the libraries: so the original's object is never taken out of them
             need(self.linking.replace(f"-o {self.program} ", f"-o {program} {mutant} "), bug.name, shell=True, cwd=self.tree)
             return self.says(program, bug.tests)

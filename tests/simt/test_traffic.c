@@ -18,6 +18,7 @@ static void check(const char *name, const char *kernel, int64_t read, int64_t wr
                   (unsigned long long)c.read, (unsigned long long)c.written, share, each);
     if (!(share >= 1 && share <= 1.05)) fail_msg("%s: %.3f of the floor, wanted 1 to 1.05", name, share);
     assert_int_equal(c.written, written);
+    assert_int_equal(c.shared_waves, c.shared_ideal);
     if (each < 300)
         fail_msg("%s: %.0f bytes an access, wanted the 512 of a warp but for short lists", name, each);
 }
