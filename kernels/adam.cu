@@ -134,7 +134,7 @@ template <int N, class X> static __global__ void __launch_bounds__(THREADS) adam
     SHARED_ARRAY(PageStep, step, 1);
     Head h = head_at(a.shape, blockIdx.x);
     if (threadIdx.x == 0) step[0] = page_step(a, h.page);
-    __syncthreads();
+    __syncthreads(); /* step is there */
     PageStep s = step[0];
     int64_t here = (int64_t)blockIdx.x * h.size;
     pool += (((int64_t)h.slice * a.pool_pages + a.page[h.page]) * a.shape.heads + h.head) * h.size;

@@ -60,7 +60,7 @@ static __device__ __forceinline__ void mark_kept(uint32_t *mark, const Kept &kep
         int32_t place = kept.id[j] + r.lead - part * PART;
         if ((uint32_t)place < PART) ((uint8_t *)mark)[place] = 1;
     }
-    __syncthreads();
+    __syncthreads(); /* all marks are there */
 }
 
 /* ---- sums ---- */
