@@ -147,6 +147,27 @@ static void test_tables_are_sound(void **state) {
     }
 }
 
+/* What stands before the first section of a file counts for every command that has the option: it must be a
+ * value for all of them. */
+static void test_one_name_is_one_type(void **state) {
+    (void)state;
+    for (int k = 1; commands[k]; k++)
+        for (int j = 0; j < k; j++) {
+            CommandOptions a, b;
+            assert_ok(command_options_open(&a, commands[k]));
+            assert_ok(command_options_open(&b, commands[j]));
+            for (int32_t i = 0; i < a.set.n; i++) {
+                const Option *row = a.set.slot[i].row;
+                const OptionSlot *other = options_find(&b.set, row->name, strlen(row->name));
+                if (other && other->row->type != row->type)
+                    fail_msg("--%s is of one type for %s and of another for %s", row->name, commands[k]->name,
+                             commands[j]->name);
+            }
+            command_options_close(&a);
+            command_options_close(&b);
+        }
+}
+
 /* ---- a configuration file ---- */
 
 static Status read_conf(const char *command, const char *text, CommandOptions *o, char **owned) {
@@ -516,6 +537,7 @@ static void test_bash_offers_what_fits(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tables_are_sound),
+        cmocka_unit_test(test_one_name_is_one_type),
         cmocka_unit_test(test_every_option_can_be_set_in_every_way),
         cmocka_unit_test(test_wrong_files_name_line_and_nearest),
         cmocka_unit_test(test_a_file_is_read_as_described),

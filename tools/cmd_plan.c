@@ -18,7 +18,7 @@ typedef struct Args {
     int64_t corpus_tokens, rows;
     int64_t micro_rows, step_tokens, steps;
     double epochs, heldout;
-    bool from_data;
+    bool no_study;
     int64_t users, turn, cartridges;
 } Args;
 #define AT(field) offsetof(Args, field)
@@ -35,8 +35,8 @@ static const Option rows[] = {
      "a card by its data sheet, or all that are known; default: what --device says", AT(card), false},
     {"memory", 0, OPTION_TEXT, "SIZE", NULL, 0, 0, "where",
      "bytes that may be used, as 24G or 16Gi; default: what is free", AT(memory), false},
-    {"data", 0, OPTION_FLAG, NULL, NULL, 0, 0, "plan train", "conversations are there already: no self-study",
-     AT(from_data), false},
+    {"no-study", 0, OPTION_FLAG, NULL, NULL, 0, 0, "plan train",
+     "conversations are there already: no self-study", AT(no_study), false},
     {"epochs", 0, OPTION_REAL, "F", "5", 0, 1e6, "plan train", "passes over the conversations", AT(epochs),
      false},
     {"steps", 0, OPTION_WHOLE, "N", "0", 0, 1e9, "plan train", "instead of epochs", AT(steps), false},
@@ -254,7 +254,7 @@ static Status plan_train(const Job *j, TrainPlan *out) {
     job_add_training(&job.limits, &job.train, a->rows, corpus_rows);
     TRY(plan_bytes(&out->bytes, &job, j->card));
     TrainWork w = {.model = &j->model,
-                   .study = a->from_data ? NULL : &study,
+                   .study = a->no_study ? NULL : &study,
                    .train = &job.train,
                    .rows = a->rows,
                    .conversations = (double)a->study.samples,
@@ -291,7 +291,7 @@ static void print_train(const Job *j, const TrainPlan *p) {
         printf("time       not known for this card; --card plans by a data sheet\n");
         return;
     }
-    if (!j->a->from_data) print_range(j, "study", p->low.study, p->high.study);
+    if (!j->a->no_study) print_range(j, "study", p->low.study, p->high.study);
     print_range(j, "training", p->low.train, p->high.train);
     printf("%s: for texts of a quarter of the allowed length, all of them kept, to texts of the\nwhole "
            "length, one of "
