@@ -483,11 +483,9 @@ const Command cmd_plan = {
     .operands = "train|serve",
     .operands_max = 1,
     .no_device = true,
-    .about = "The bytes are worked out by the code that asks for the memory, so for this machine's CPU they "
-             "are exact. Times "
-             "are estimates from rates that are measured now, or, for a card, a floor from its data sheet. "
-             "Leaves with 4 if "
-             "it does not fit.",
+    .about = "The bytes are worked out by the code that asks for the memory. Times are estimates from rates "
+             "that are "
+             "measured now, or, for a card by its data sheet, a floor. Leaves with 4 if it does not fit.",
     .examples =
         "cartridge plan train -m models/qwen3-4b --corpus contracts/ -p 2048 --card h100\n"
         "cartridge plan serve -m models/qwen3-4b --corpus-tokens 100000 -p 2048 --users 64 --card all\n",
