@@ -146,15 +146,13 @@ static void print_row(const Lesson *l, const char *name, const Context *c) {
 }
 
 static void print_table(const Lesson *l, const LessonPlan *p) {
-    char name[40];
     printf("\n| context          | accuracy | KV rows |  KV bytes | pages held |\n"
            "|------------------|----------|---------|-----------|------------|\n");
     print_row(l, "none", &l->none);
     print_row(l, "truncated", &l->size[p->main].truncated);
     if (!l->fits)
         printf("| %-16s | %8s | %7d | %9s | %10s |\n", "whole text", "too long", l->tokens, "-", "-");
-    snprintf(name, sizeof name, "chapters 1 to %d", l->told);
-    print_row(l, l->fits ? "whole text" : name, &l->text);
+    print_row(l, l->fits ? "whole text" : "as much as fits", &l->text);
     print_row(l, "cartridge", &l->size[p->main].cartridge);
 }
 

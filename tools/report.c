@@ -73,11 +73,13 @@ static const char style[] =
     "vertical-align:baseline}\n"
     "th{color:var(--soft);font-weight:600}\n"
     "td{white-space:nowrap}th:first-child,td:first-child{text-align:left;white-space:normal}\n"
+    "@media(max-width:480px){table{font-size:.84rem}th,td{padding-right:8px}}\n"
     "ul{padding-left:1.2em;max-width:46rem}\n"
     "@media print{:root{color-scheme:light;--paper:#fff;--card:#f1f2f4;--ink:#000;--soft:#444;--line:#bbb;"
     "--c0:#c2410c;--c1:#1d4ed8;--c2:#0e7490;--c3:#6b7280;--c4:#7c3aed;--c5:#a5adb8}\n"
     "body{font-size:11pt}main{max-width:none;padding:0}.tile,.card,.bars svg,pre"
     "{-webkit-print-color-adjust:exact;print-color-adjust:exact}\n"
+    ".tiles{grid-template-columns:repeat(5,1fr)}.figures{grid-template-columns:1fr 1fr}\n"
     "figure,.tile,.card,table{break-inside:avoid}h2{break-after:avoid}.scroll{overflow:visible}}\n";
 
 /* ---- text ---- */
@@ -307,10 +309,10 @@ const char *number_text(char out[32], double v, int digits) {
 
 const char *duration_text(char out[32], double s) {
     if (s < 59.95)
-        snprintf(out, 32, "%.1f s", s);
+        snprintf(out, 32, "%.1f\u00a0s", s);
     else if (s < 3599.5)
-        snprintf(out, 32, "%d min %02d s", (int)(s + 0.5) / 60, (int)(s + 0.5) % 60);
+        snprintf(out, 32, "%d\u00a0min %02d\u00a0s", (int)(s + 0.5) / 60, (int)(s + 0.5) % 60);
     else
-        snprintf(out, 32, "%.0f h %02d min", floor(s / 3600), (int)fmod(s / 60, 60));
+        snprintf(out, 32, "%.0f\u00a0h %02d\u00a0min", floor(s / 3600), (int)fmod(s / 60, 60));
     return out;
 }

@@ -49,7 +49,7 @@ void page_table_close(Page *p);
 
 /* 1234567.8 with one digit behind the point: "1,234,567.8"; "-" for what is no number. */
 const char *number_text(char out[32], double v, int digits);
-/* "0.8 s", "2 min 05 s", "1 h 10 min". */
+/* "0.8 s", "2 min 05 s", "1 h 10 min", with blanks at which no line breaks. */
 const char *duration_text(char out[32], double seconds);
 
 #endif

@@ -32,7 +32,8 @@ typedef struct Work {
     Ranks *ranks;
     Trainer *t;
     Cartridge *c[LESSON_SIZES];
-    Scores none, told, learned; /* of the main size */
+    int32_t shown;              /* first rows of the text that stand in context; 0: all */
+    Scores none, read, learned; /* behind nothing, the text, the main cartridge */
     Prefix *user[USERS_MAX];    /* each one's own copy of the text */
 } Work;
 
@@ -114,9 +115,9 @@ static Status make_files(Work *w) {
     return questions_load(&w->set, path);
 }
 
-static Bytes chapters_text(const Work *w, int32_t first, int32_t count) {
-    size_t from = first ? w->chapter_end[first - 1] + 1 : 0;
-    return (Bytes){w->text + from, w->chapter_end[first + count - 1] - from};
+static Bytes chapter_text(const Work *w, int32_t chapter) {
+    size_t from = chapter ? w->chapter_end[chapter - 1] + 1 : 0;
+    return (Bytes){w->text + from, w->chapter_end[chapter] - from};
 }
 
 /* ---- opening ---- */
@@ -163,10 +164,10 @@ static Status open_model(Work *w) {
     return ranks_solo(&w->ranks);
 }
 
-static Status count_rows(const Work *w, Bytes text, int32_t *rows) {
+static Status count_rows(Work *w) {
     TokenVec t = {0};
-    Status st = chat_prefix(w->s.chat, text, 0, &t);
-    *rows = t.n;
+    Status st = chat_prefix(w->s.chat, corpus_text(w->corpus), 0, &t);
+    w->out->tokens = t.n;
     tokens_close(&t);
     return st;
 }
@@ -214,7 +215,7 @@ static Status study_chapter(Work *w, int32_t chapter) {
     unlink(path); /* of an earlier demo */
     Corpus *corpus;
     StudySums sums;
-    TRY(corpus_of_text(&corpus, chapters_text(w, chapter, 1), p->name));
+    TRY(corpus_of_text(&corpus, chapter_text(w, chapter), p->name));
     Status st = job_study(&w->s, corpus, &o, path, false, p->watch, &w->data[chapter], &sums);
     corpus_close(corpus);
     if (!st) w->out->conversations += sums.kept;
@@ -311,9 +312,10 @@ static Status measure(Work *w, const Prefix *p, Context *out, Scores *keep) {
     return ST_OK;
 }
 
-static Status measure_text(Work *w, Bytes text, int32_t rows, Context *out, Scores *keep) {
+/* The first rows of the text; 0: all. */
+static Status measure_text(Work *w, int32_t rows, Context *out, Scores *keep) {
     Prefix *p;
-    TRY(session_capture(&w->s, text, rows, &p));
+    TRY(session_capture(&w->s, corpus_text(w->corpus), rows, &p));
     Status st = measure(w, p, out, keep);
     prefix_drop(p);
     return st;
@@ -326,24 +328,18 @@ static void keep_message(char *out, size_t cap) {
     if (place) *place = '\0';
 }
 
-/* The whole text, or why not; then as many chapters of it as leave room for an answer. */
+/* The whole text, or why not; then as many of its first rows as leave room for an answer. */
 static Status fit_text(Work *w) {
     Lesson *out = w->out;
-    int32_t rows = out->tokens;
     Prefix *p;
-    Status st = session_capture(&w->s, chapters_text(w, 0, w->plan->chapters), 0, &p);
-    out->fits = !st;
+    Status st = session_capture(&w->s, corpus_text(w->corpus), 0, &p);
     if (st && st != ST_NOSPACE) return st;
+    out->fits = !st;
     if (st)
         keep_message(out->refusal, sizeof out->refusal);
     else
         prefix_drop(p);
-    out->told = w->plan->chapters;
-    while (rows + ANSWER_ROOM > out->context_max) {
-        NEED(out->told > 1, ST_NOSPACE, "a chapter of %d tokens is longer than the model's context of %d",
-             rows, out->context_max);
-        TRY(count_rows(w, chapters_text(w, 0, --out->told), &rows));
-    }
+    w->shown = st ? out->context_max - ANSWER_ROOM : 0;
     return ST_OK;
 }
 
@@ -351,10 +347,10 @@ static Status measure_answers(Work *w) {
     Lesson *out = w->out;
     TRY(fit_text(w));
     TRY(measure(w, NULL, &out->none, &w->none));
-    TRY(measure_text(w, chapters_text(w, 0, out->told), 0, &out->text, &w->told));
+    TRY(measure_text(w, w->shown, &out->text, &w->read));
     for (int32_t i = 0; i < w->plan->sizes; i++) {
         Sized *z = &out->size[i];
-        TRY(measure_text(w, corpus_text(w->corpus), z->rows, &z->truncated, NULL));
+        TRY(measure_text(w, z->rows, &z->truncated, NULL));
         TRY(measure(w, w->c[i]->prefix, &z->cartridge, i == w->plan->main ? &w->learned : NULL));
     }
     return ST_OK;
@@ -370,7 +366,7 @@ static void copy_answer(char *to, size_t cap, const Score *s) {
 static void choose_example(Work *w) {
     int32_t best = 0;
     for (int32_t i = 0; i < w->set.n; i++)
-        if (w->learned.q[i].exact && !w->told.q[i].exact) {
+        if (w->learned.q[i].exact && !w->read.q[i].exact) {
             best = i;
             break;
         }
@@ -378,9 +374,9 @@ static void choose_example(Work *w) {
     snprintf(e->question, sizeof e->question, "%s", w->set.q[best].question);
     snprintf(e->gold, sizeof e->gold, "%s", w->set.q[best].answer);
     copy_answer(e->none, sizeof e->none, &w->none.q[best]);
-    copy_answer(e->text, sizeof e->text, &w->told.q[best]);
+    copy_answer(e->text, sizeof e->text, &w->read.q[best]);
     copy_answer(e->cartridge, sizeof e->cartridge, &w->learned.q[best]);
-    e->text_right = w->told.q[best].exact;
+    e->text_right = w->read.q[best].exact;
     e->cartridge_right = w->learned.q[best].exact;
 }
 
@@ -389,7 +385,7 @@ static void choose_example(Work *w) {
 static Status read_copies(Work *w) {
     double began = clock_seconds();
     for (int32_t i = 0; i < USERS_MAX; i++) {
-        TRY(session_capture(&w->s, chapters_text(w, 0, w->out->told), 0, &w->user[i]));
+        TRY(session_capture(&w->s, corpus_text(w->corpus), w->shown, &w->user[i]));
         watch_progress(w->plan->watch, "speed", i + 1, USERS_MAX, "reading every user's copy of the text");
     }
     w->out->read_seconds = (clock_seconds() - began) / USERS_MAX;
@@ -459,7 +455,7 @@ static Status measure_speed(Work *w) {
 static Status run(Work *w) {
     TRY(make_files(w));
     TRY(open_model(w));
-    TRY(count_rows(w, corpus_text(w->corpus), &w->out->tokens));
+    TRY(count_rows(w));
     tell_corpus(w);
     TRY(study(w));
     TRY(train(w));
@@ -471,7 +467,7 @@ static Status run(Work *w) {
 static void close_work(Work *w) {
     for (int i = 0; i < USERS_MAX; i++) prefix_drop(w->user[i]);
     scores_close(&w->none);
-    scores_close(&w->told);
+    scores_close(&w->read);
     scores_close(&w->learned);
     trainer_close(w->t);
     for (int i = 0; i < LESSON_SIZES; i++) cartridge_close(w->c[i]);

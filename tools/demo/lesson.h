@@ -61,8 +61,7 @@ typedef struct Lesson {
     double study_seconds, read_seconds; /* read: one user's copy of the text into context */
     bool fits;                          /* the whole text in context? */
     char refusal[200];                  /* why not */
-    int32_t told;                       /* chapters in `text` */
-    Context none, text;                 /* text: all of it, or as many chapters as the context takes */
+    Context none, text;                 /* text: all of it, or the first rows with room for an answer */
     Sized size[LESSON_SIZES];
     Load load[LESSON_LOADS];
     Example example;

@@ -162,9 +162,8 @@ static void how_made(Page *p, const Lesson *l, const LessonPlan *plan) {
     char a[32], b[32];
     page_paragraph(
         p,
-        "How it is made: with the text in its context the model asked itself questions and answered them "
-        "(%s conversations, \u201cself-study\u201d). Then %d rows, at first those of the text's first "
-        "tokens, "
+        "How it is made: with the text in its context the model asked itself questions and answered them (%s "
+        "conversations, \u201cself-study\u201d). Then %d rows, at first those of the text's first tokens, "
         "were changed in %s small steps until the model, with only these rows, gave the answers that it gave "
         "with the text. The model itself was not changed.",
         number_text(a, (double)l->conversations, 0), main_size(l, plan)->rows,
@@ -175,15 +174,13 @@ static void what_it_is(Page *p, const DemoPage *d) {
     const Lesson *l = d->first;
     char a[32];
     page_section(p, "What a cartridge is");
-    page_paragraph(
-        p,
-        "A language model that answers from a text keeps one row of numbers for each token of the text, its "
-        "\u201ckeys and values\u201d (KV), and looks at all of them for each token that it writes. A "
-        "cartridge "
-        "is a much shorter list of such rows, trained once, that stands for the text. Each square below is "
-        "one "
-        "row. The text of this demonstration has %d made-up facts, %s tokens: \u201c%s \u2026\u201d",
-        l->facts.n, number_text(a, l->tokens, 0), l->opening);
+    page_paragraph(p,
+                   "A language model that answers from a text keeps one row of numbers for each token of the "
+                   "text, its \u201ckeys and values\u201d (KV), and looks at all of them for each token that "
+                   "it writes. A cartridge is a much shorter list of such rows, trained once, that stands "
+                   "for the text. Each square below is one row. The text of this demonstration has %d "
+                   "made-up facts, %s tokens: \u201c%s \u2026\u201d",
+                   l->facts.n, number_text(a, l->tokens, 0), l->opening);
     picture(p, l, d->first_plan);
     gains(p, l, d->first_plan);
     how_made(p, l, d->first_plan);
@@ -209,16 +206,15 @@ static void context_row(Page *p, const Lesson *l, const char *what, const Contex
 }
 
 static void context_table(Page *p, const Lesson *l, const LessonPlan *plan) {
-    static const char *const head[] = {"KV rows", "pages held", "KV bytes", "right: the text's first rows",
+    static const char *const head[] = {"KV rows", "pages held", "KV bytes", "right: text",
                                        "right: cartridge"};
-    char what[64], tokens[64];
+    char count[32], tokens[64];
     page_table_open(p, head, 5);
     context_row(p, l, " (nothing)", &l->none, NULL);
     for (int i = 0; i < plan->sizes; i++) context_row(p, l, "", &l->size[i].truncated, &l->size[i].cartridge);
-    snprintf(what, sizeof what, " (chapters 1 to %d of %d)", l->told, plan->chapters);
-    context_row(p, l, l->fits ? " (the whole text)" : what, &l->text, NULL);
-    snprintf(tokens, sizeof tokens, "%s (the whole text)", number_text(what, l->tokens, 0));
-    const char *too_long[] = {tokens, "-", "-", "does not fit", "-"};
+    context_row(p, l, l->fits ? " (the whole text)" : " (what fits)", &l->text, NULL);
+    snprintf(tokens, sizeof tokens, "%s (the whole text)", number_text(count, l->tokens, 0));
+    const char *too_long[] = {tokens, "-", "-", "no room", "-"};
     if (!l->fits) page_table_row(p, too_long, 5);
     page_table_close(p);
 }
@@ -255,17 +251,20 @@ static void accuracy_plot(Page *p, const Lesson *l, const LessonPlan *plan) {
 
 /* Running means: single steps jump about. The main cartridge has its own colour. */
 static void loss_plot(Page *p, const LessonPlan *plan, Run *run, double **mean) {
-    static const int others[] = {WEIGHTS, PLAIN, SHARED, TEXT, OWN, PLAIN, SHARED};
+    static const int others[] = {WEIGHTS, PLAIN, SHARED, TEXT, OWN};
+    enum { OTHERS = sizeof others / sizeof *others };
     char name[LESSON_SIZES][32];
     Curve curve[LESSON_SIZES];
+    int used = 0;
     for (int i = 0; i < plan->sizes; i++) {
         curve_smooth(run[i].loss, run[i].steps, 9, mean[i]);
         snprintf(name[i], sizeof name[i], "%d rows", plan->size[i]);
-        curve[i] = (Curve){.name = name[i],
-                           .x = run[i].step,
-                           .y = mean[i],
-                           .n = run[i].steps,
-                           .colour = i == plan->main ? CARTRIDGE : others[i]};
+        curve[i] =
+            (Curve){.name = name[i], .x = run[i].step, .y = mean[i], .n = run[i].steps, .colour = CARTRIDGE};
+        if (i == plan->main) continue;
+        curve[i].colour = others[used % OTHERS];
+        curve[i].dashed = used >= OTHERS;
+        used++;
     }
     Plot plot = {.title = "Training",
                  .x_name = "step",
@@ -297,10 +296,9 @@ done:
 
 static Status how_many_rows(Page *p, const Lesson *l, const LessonPlan *plan) {
     page_section(p, "How many rows are enough?");
-    page_paragraph(
-        p,
-        "The same questions with cartridges of several sizes, and with as many first rows of the text as it "
-        "is: cutting a text off is the other way to fit it into so much memory.");
+    page_paragraph(p,
+                   "The same questions with cartridges of several sizes, and with as many first rows of the "
+                   "text as it is: cutting a text off is the other way to fit it into so much memory.");
     page_figures_open(p);
     accuracy_plot(p, l, plan);
     Status st = loss_curves(p, l, plan);
@@ -308,8 +306,7 @@ static Status how_many_rows(Page *p, const Lesson *l, const LessonPlan *plan) {
     context_table(p, l, plan);
     page_note(p,
               "KV bytes are those of the rows as bf16, as a cartridge's file has them. Memory is handed out "
-              "in pages of %d "
-              "rows, so that a small cartridge still holds a whole page.",
+              "in pages of %d rows, so that a small cartridge still holds a whole page.",
               KV_PAGE);
     return st;
 }
@@ -381,24 +378,20 @@ static void memory_legend(Page *p) {
 static void where_memory_goes(Page *p, const Lesson *l) {
     char a[32];
     page_section(p, "Where the memory goes");
-    page_paragraph(
-        p,
-        "The weights are there once, whoever asks. A text that each user brings along is there once for each "
-        "user; a text that all have in common can be shared; a cartridge is shared, too, and is smaller from "
-        "the start.");
+    page_paragraph(p, "The weights are there once, whoever asks. A text that each user brings along is there "
+                      "once for each user; a text that all have in common can be shared; a cartridge is "
+                      "shared, too, and is smaller from the start.");
     memory_legend(p);
     page_figures_open(p);
     for (int i = 0; i < LESSON_LOADS; i++) memory_bars(p, l, &l->load[i]);
     page_figures_close(p);
     page_paragraph(p, "All of it, for %d users:", busiest(l)->users);
     memory_table(p, l, busiest(l));
-    page_note(
-        p,
-        "Counted while the users were being answered. This run keeps keys and values as %s: %s for a page of "
-        "%d rows. The working memory is set aside for passes of any mix and is the same in all three cases; "
-        "the "
-        "bars leave it out.",
-        l->kv, bytes(a, (double)l->page_bytes), KV_PAGE);
+    page_note(p,
+              "Counted while the users were being answered. This run keeps keys and values as %s: %s for a "
+              "page of %d rows. The working memory is set aside for passes of any mix and is the same in all "
+              "three cases; the bars leave it out.",
+              l->kv, bytes(a, (double)l->page_bytes), KV_PAGE);
 }
 
 /* ---- speed ---- */
@@ -424,22 +417,19 @@ static void speed_bars(Page *p, const Lesson *l, const char *title) {
 }
 
 static void speed_note(Page *p, const Lesson *l, const LessonPlan *plan) {
-    char machine[200];
+    char machine[200], ms[32];
     machine_of(l, machine, sizeof machine);
     page_note(p,
               "Measured on this machine (%s): %d tokens for each user, of several rounds the middle one; the "
-              "three kinds "
-              "took turns. Reading a question is not counted, and neither is reading the text: %.1f ms for "
-              "each copy of "
-              "it.",
-              machine, plan->speed_tokens - 1, 1000 * l->read_seconds);
+              "three kinds took turns. Reading a question is not counted, and neither is reading the text: "
+              "%s ms for each copy of it.",
+              machine, plan->speed_tokens - 1, number_text(ms, 1000 * l->read_seconds, 1));
 }
 
 static void how_fast(Page *p, const Lesson *l, const LessonPlan *plan) {
     page_section(p, "How fast it answers");
-    page_paragraph(
-        p, "For each token that is written, the rows in front of the question are read. Fewer rows are read "
-           "faster, and rows that users share are read for all of them at once.");
+    page_paragraph(p, "For each token that is written, the rows in front of the question are read. Fewer "
+                      "rows are read faster, and rows that users share are read for all of them at once.");
     speed_bars(p, l, "Tokens per second, all users together");
     speed_note(p, l, plan);
 }
@@ -447,23 +437,21 @@ static void how_fast(Page *p, const Lesson *l, const LessonPlan *plan) {
 /* ---- the longer text ---- */
 
 static void longer_text(Page *p, const Lesson *l, const LessonPlan *plan) {
-    char a[32], b[32], c[32], d[32];
+    char a[32], b[32], c[32], d[32], e[32];
     const Sized *z = main_size(l, plan);
     page_section(p, "A text that does not fit");
     page_paragraph(
         p,
-        "The second text has %s tokens: %d facts in %d chapters, each fact told %d times, as long texts "
-        "repeat "
-        "themselves. The model's context holds %s, so that the whole text cannot be in front of it. Asked to "
-        "read it all the same, the program says: \u201c%s\u201d",
+        "The second text has %s tokens: %d facts, which is all that the model's little language has, in %d "
+        "chapters that tell each of their facts %d times. The model's context holds %s, so that the whole "
+        "text cannot be in front of it. Asked to read it all the same, the program says: \u201c%s\u201d.",
         number_text(a, l->tokens, 0), l->facts.n, plan->chapters, plan->tellings,
         number_text(b, l->context_max, 0), l->refusal);
     page_paragraph(p,
                    "Self-study needs only a chapter at a time, so that a cartridge can still hold the whole "
-                   "text. %d rows "
-                   "answer %s of the questions; the first %d chapters of %d, which is what fits with room "
-                   "for an answer, %s.",
-                   z->rows, percent(c, z->cartridge.accuracy), l->told, plan->chapters,
+                   "text. %d rows answer %s of the questions; as much of the text as fits with room for an "
+                   "answer, its first %s rows, %s.",
+                   z->rows, percent(c, z->cartridge.accuracy), number_text(e, l->text.rows, 0),
                    percent(d, l->text.accuracy));
     picture(p, l, plan);
     gains(p, l, plan);
@@ -472,7 +460,7 @@ static void longer_text(Page *p, const Lesson *l, const LessonPlan *plan) {
     speed_bars(p, l, "Tokens per second, all users together");
     memory_bars(p, l, busiest(l));
     page_figures_close(p);
-    page_note(p, "\u201cText\u201d means the %d chapters that fit.", l->told);
+    page_note(p, "\u201cText\u201d means the %s rows of it that fit.", number_text(a, l->text.rows, 0));
     speed_note(p, l, plan);
 }
 
@@ -487,16 +475,12 @@ static void trust(Page *p, const DemoPage *d) {
         p,
         "The model is a tiny one (%d layers, width %d, %s of weights) that was made to look facts up in its "
         "context, and the facts are made up. That keeps the demonstration short and its answers either right "
-        "or "
-        "wrong; it says that the method and the program work, not how much of a real text a cartridge of "
-        "some "
-        "size holds. Real models lose something: docs/measurements.md has numbers of one.",
+        "or wrong; it says that the method and the program work, not how much of a real text a cartridge of "
+        "some size holds. Real models lose something: docs/measurements.md has numbers of one.",
         l->layers, l->width, bytes(a, (double)l->weight_bytes));
     page_paragraph(p, "Making a cartridge costs time once; it pays when many questions are asked about the "
-                      "same text. Times and "
-                      "speeds are single measurements on this machine, whatever else it was doing; "
-                      "accuracies depend on the "
-                      "seed, the threads and the instruction set only.");
+                      "same text. Times and speeds are single measurements on this machine, whatever else it "
+                      "was doing; accuracies depend on the seed, the threads and the instruction set only.");
     page_note(p, "cartridge %s, commit %s, %s, %s; %s; seed %llu%s", BUILD_VERSION, BUILD_COMMIT, BUILD_TYPE,
               BUILD_COMPILER, machine, (unsigned long long)d->first_plan->seed,
               d->longer ? "" : "; made with --quick, which leaves out the longer text");
@@ -531,11 +515,10 @@ static Status fill(Page *p, const DemoPage *d) {
 
 Status demo_page_write(const DemoPage *d, const char *path) {
     Page *p;
-    Status st = page_open(
-        &p, "What a cartridge buys",
-        "A small language model answered questions about a text: with the text in front of it, and with a "
-        "cartridge instead. Every number on this page was measured by this run of \u201ccartridge "
-        "demo\u201d.");
+    Status st = page_open(&p, "What a cartridge buys",
+                          "A small language model answered questions about a text: with the text in front of "
+                          "it, and with a cartridge instead. Every number on this page was measured by this "
+                          "run of \u201ccartridge demo\u201d.");
     if (!st) st = fill(p, d);
     if (!st) st = page_write(p, path);
     page_close(p);
