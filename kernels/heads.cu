@@ -13,7 +13,7 @@
  * The weights of the norms are the same for all tokens: a lane reads its part of them once and keeps it. */
 #include "kernels/vectors.cuh"
 
-enum { HALF_MAX = 128, RESIDENT_THREADS = 1024 /* to start for each multiprocessor */ };
+enum { HALF_MAX = 128, RESIDENT_THREADS = 640 /* to start for each multiprocessor */ };
 
 /* What both directions know. */
 struct HeadsShape {
@@ -27,6 +27,10 @@ struct HeadsShape {
 
 struct Turn {
     float cosine, sine;
+};
+/* Those of a token: number k of a lane's eight lies at [k][lane], so that no two lanes want the same bank. */
+struct Turns {
+    float cosine[HALF_MAX], sine[HALF_MAX];
 };
 
 /* Sine and cosine of any angle that a position has: at 131072 that is some 20000 turns. It is taken back to a
@@ -49,19 +53,21 @@ static __device__ __forceinline__ Turn turn_of(float x) {
     return Turn{(quarter + 1) & 2 ? -cosine : cosine, quarter & 2 ? -sine : sine};
 }
 
-/* The angles of token t, for the whole block; number k of a lane's eight lies at [k][lane], so that no two lanes
- * want the same bank. The angles of the token before may still be in use: there are two places, and who fills one
- * of them again has passed the barrier that everybody reaches after having used it. */
-static __device__ __forceinline__ const Turn *turns_of(const HeadsShape &s, Turn *places, int32_t t,
-                                                       int32_t round) {
-    Turn *turn = places + round % 2 * HALF_MAX;
+/* The angles of token t, for the whole block. Those of the token before may still be in use: there are two
+ * places, and who fills one of them again has passed the barrier that everybody reaches after having used it.
+ */
+static __device__ __forceinline__ const Turns *turns_of(const HeadsShape &s, Turns *places, int32_t t,
+                                                        int32_t round) {
+    Turns *turns = &places[round % 2];
     const int32_t lanes = (int32_t)blockDim.x, threads = lanes * (int32_t)blockDim.y;
     for (int32_t p = (int32_t)threadIdx.y * lanes + (int32_t)threadIdx.x; p < 8 * lanes; p += threads) {
         int32_t i = p % lanes * 8 + p / lanes;
-        if (i < s.half) turn[p] = turn_of((float)s.pos[t] * s.freq[i]); /* an f32 product: see ops.h */
+        if (i >= s.half) continue;
+        Turn turn = turn_of((float)s.pos[t] * s.freq[i]); /* an f32 product: see ops.h */
+        turns->cosine[p] = turn.cosine, turns->sine[p] = turn.sine;
     }
     __syncthreads();
-    return turn;
+    return turns;
 }
 
 /* ---- eight pairs of a head ---- */
@@ -96,12 +102,12 @@ static __device__ __forceinline__ void store_pairs(Floats t, int64_t row, const 
 }
 
 /* sign -1 turns back. */
-static __device__ __forceinline__ void rotate(Pairs &p, const Turn *turn, int32_t n, float sign) {
+static __device__ __forceinline__ void rotate(Pairs &p, const Turns *turns, int32_t n, float sign) {
 #pragma unroll
     for (int k = 0; k < 8; k++) {
         if (k >= n) continue;
-        Turn by = turn[k * (int)blockDim.x + (int)threadIdx.x];
-        float c = by.cosine, s = sign * by.sine, low = p.low[k];
+        int place = k * (int)blockDim.x + (int)threadIdx.x;
+        float c = turns->cosine[place], s = sign * turns->sine[place], low = p.low[k];
         p.low[k] = low * c - p.high[k] * s;
         p.high[k] = p.high[k] * c + low * s;
     }
@@ -176,7 +182,8 @@ struct HeadsTask {
     Floats q, k_pool, v_pool, q_raw, k_raw, v, w_q, w_k;
 };
 
-static __device__ __forceinline__ void do_head(const HeadsTask &a, Head h, const Norms &w, const Turn *turn) {
+static __device__ __forceinline__ void do_head(const HeadsTask &a, Head h, const Norms &w,
+                                               const Turns *turns) {
     const Floats from = of_kind(h.kind, a.q_raw, a.k_raw, a.v), to = of_kind(h.kind, a.q, a.k_pool, a.v_pool);
     const int64_t to_row = h.kind == QUERY ? h.row : h.page_row;
     const bool wanted = h.kind != NO_HEAD && to_row >= 0; /* what goes nowhere is not even read */
@@ -185,7 +192,7 @@ static __device__ __forceinline__ void do_head(const HeadsTask &a, Head h, const
     fetch_pairs(x, from, h.row, a.s, n);
     widen_pairs(x, from);
     if (w.any) scale(x, h.kind, w, rstd_of(x, a.s));
-    if (h.kind != VALUE) rotate(x, turn, n, 1);
+    if (h.kind != VALUE) rotate(x, turns, n, 1);
     store_pairs(to, to_row, a.s, n, x);
 }
 
@@ -208,7 +215,7 @@ static __device__ __forceinline__ void norm_back(Pairs &d, const Pairs &x, Kind 
 }
 
 static __device__ __forceinline__ void do_head(const HeadsBackTask &a, Head h, const Norms &w,
-                                               const Turn *turn) {
+                                               const Turns *turns) {
     const Floats from = of_kind(h.kind, a.dq, a.dk_pool, a.dv_pool),
                  to = of_kind(h.kind, a.dq_raw, a.dk_raw, a.dv);
     const Floats raw = of_kind(h.kind, a.q_raw, a.k_raw, a.k_raw);
@@ -219,7 +226,7 @@ static __device__ __forceinline__ void do_head(const HeadsBackTask &a, Head h, c
     fetch_pairs(x, raw, h.row, a.s, w.any && h.kind != VALUE ? n : 0);
     widen_pairs(d, from);
     widen_pairs(x, raw);
-    if (h.kind != VALUE) rotate(d, turn, n, -1);
+    if (h.kind != VALUE) rotate(d, turns, n, -1);
     if (w.any) norm_back(d, x, h.kind, w, a.s);
     store_pairs(to, h.row, a.s, n, d);
 }
@@ -227,14 +234,14 @@ static __device__ __forceinline__ void do_head(const HeadsBackTask &a, Head h, c
 /* ---- the kernel of both directions ---- */
 
 template <class Task> static __global__ void __launch_bounds__(ROW_THREADS) heads_kernel(Task a) {
-    SHARED_ARRAY(Turn, places, 2 * HALF_MAX);
+    SHARED_ARRAY(Turns, places, 2);
     const int32_t heads = a.s.H + 2 * a.s.G;
     const Norms w = load_norms(a.w_q, a.w_k, a.s);
     for (int32_t t = (int32_t)blockIdx.x, round = 0; t < a.s.T; t += (int32_t)gridDim.x, round++) {
-        const Turn *turn = turns_of(a.s, places, t, round);
+        const Turns *turns = turns_of(a.s, places, t, round);
         const int32_t slot = a.s.slot[t];
         for (int32_t first = 0; first < heads; first += (int32_t)blockDim.y)
-            do_head(a, head_of(a.s, t, slot, first + (int32_t)threadIdx.y), w, turn);
+            do_head(a, head_of(a.s, t, slot, first + (int32_t)threadIdx.y), w, turns);
     }
 }
 

@@ -1,6 +1,7 @@
 /* test_traffic.c -- what element-wise kernels promise beside right results: every input is read once and
- * every output written once (within 5%: weights, positions and lists are small), in accesses of 16 bytes.
- * Bytes are those that warps ask of device memory, whatever a cache may save. */
+ * every output written once (within 5%: weights, positions and lists are small), in accesses of 16 bytes, and
+ * shared memory never makes a warp wait. Bytes are those that warps ask of device memory, whatever a cache
+ * may save. */
 #include "kernels/cuda_device.h"
 #include "tests/ops_rig.h"
 #include "tests/simt/control.h"
