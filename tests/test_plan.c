@@ -3,14 +3,13 @@
  * the arithmetic of time gives numbers that can be worked out by hand. */
 #include "tests/test.h"
 
-#include <omp.h>
-
 #include "engine/learn/init.h"
 #include "kernels/cpu.h"
 #include "kernels/host.h"
-#include "tools/job.h"
 #include "tools/command.h"
+#include "tools/job.h"
 #include "tools/plan_time.h"
+#include "tools/threads.h"
 
 #define MODEL CARTRIDGE_SOURCE_DIR "/tools/demo/model"
 static char folder[] = "plan.XXXXXX";
@@ -18,7 +17,7 @@ static char folder[] = "plan.XXXXXX";
 static int make_folder(void **state) {
     (void)state;
     test_folder(folder);
-    omp_set_num_threads(2); /* scratch depends on it; the program below gets the same */
+    threads_set(2); /* scratch depends on it; the program below gets the same */
     return 0;
 }
 
@@ -58,9 +57,9 @@ static void test_bytes_of_a_session(void **state) {
     (void)state;
     expect_session(&(SessionLimits){.held_rows = 64, .seqs = 1, .seq_rows = 300, .pass_rows = 512});
     expect_session(&(SessionLimits){.held_rows = 5000, .seqs = 33, .seq_rows = 65, .pass_rows = 40});
-    omp_set_num_threads(1);
+    threads_set(1);
     expect_session(&(SessionLimits){.held_rows = 64, .seqs = 4, .seq_rows = 300, .pass_rows = 512});
-    omp_set_num_threads(2);
+    threads_set(2);
 }
 
 /* One conversation with so many candidates for its supervised token. */

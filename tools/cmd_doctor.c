@@ -2,7 +2,6 @@
  * below those that are not well. Leaves with 1 when something cannot work. Meant to be pasted into a report
  * of a fault, too. */
 #include <cblas.h>
-#include <omp.h>
 #include <openssl/crypto.h>
 #include <sqlite3.h>
 #include <stdarg.h>
@@ -23,6 +22,7 @@
 #include "tools/config.h"
 #include "tools/host_facts.h"
 #include "tools/job.h"
+#include "tools/threads.h"
 
 typedef enum Verdict { WELL, WARNING, PROBLEM } Verdict;
 static const char *const verdict_word[] = {"ok", "warning", "problem"};
@@ -87,7 +87,7 @@ static void check_cpu(Doctor *d) {
         "but slowly",
         "%s%s%d core%s, %s kernels", h->cpu, h->cpu[0] ? ", " : "", h->cores, h->cores == 1 ? "" : "s",
         fast ? "AVX2" : "portable");
-    int threads = omp_get_max_threads();
+    int threads = threads_now();
     double room = h->quota > 0 && h->quota < h->allowed ? h->quota : h->allowed;
     say(d, threads > room + 0.5 ? WARNING : WELL, "threads",
         "more threads than cores wait for each other: --threads N, or OMP_NUM_THREADS",

@@ -1,7 +1,6 @@
 /* cmd_plan.c -- what a job would need, without starting it: memory by kind, users that fit, time. Only
  * config.json of the model is read (and tokenizer.json to count the tokens of a text), so a model can be
  * planned for before its weights are there, and a card before it is bought. */
-#include <omp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -11,6 +10,7 @@
 #include "tools/host_facts.h"
 #include "tools/job.h"
 #include "tools/plan_time.h"
+#include "tools/threads.h"
 
 typedef struct Args {
     StudyArgs study;
@@ -152,7 +152,7 @@ static void print_head(const Job *j) {
         printf("machine    this CPU, %d thread%s: %s of memory; measured now: products of many rows %.0f "
                "GFLOP/s, of few "
                "%.0f GFLOP/s, reading %.0f GB/s\n\n",
-               omp_get_max_threads(), omp_get_max_threads() == 1 ? "" : "s", memory, j->rates.wide / 1e9,
+               threads_now(), threads_now() == 1 ? "" : "s", memory, j->rates.wide / 1e9,
                j->rates.narrow / 1e9, j->rates.bandwidth / 1e9);
 }
 

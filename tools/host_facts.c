@@ -2,8 +2,8 @@
  * is unknown, not an error. A limit may stand on any group above ours, so all of them are looked at. */
 #include "tools/host_facts.h"
 
+#include <ctype.h>
 #include <limits.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,6 +96,17 @@ static void look_at_groups(HostFacts *f) {
 
 /* ---- all of it ---- */
 
+/* Those that this process may be put on: set bits of "Cpus_allowed:  ff,ffffffff". */
+static int allowed_cores(int otherwise) {
+    char mask[512];
+    int n = 0;
+    if (!find_value("/proc/self/status", "Cpus_allowed:", mask, sizeof mask)) return otherwise;
+    for (const char *p = mask; *p; p++)
+        if (isxdigit((unsigned char)*p))
+            n += __builtin_popcount((unsigned)(isdigit((unsigned char)*p) ? *p - '0' : (*p | 32) - 'a' + 10));
+    return n < otherwise ? n : otherwise;
+}
+
 static void look_at_limits(HostFacts *f) {
     struct rlimit l;
     if (getrlimit(RLIMIT_NOFILE, &l) == 0 && l.rlim_cur != RLIM_INFINITY) f->files = (int64_t)l.rlim_cur;
@@ -113,7 +124,7 @@ void host_facts(HostFacts *out) {
     *out = (HostFacts){.memory_limit = -1, .files = -1, .disk_free = -1};
     find_value("/proc/cpuinfo", "model name", out->cpu, sizeof out->cpu);
     out->cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    out->allowed = omp_get_num_procs();
+    out->allowed = allowed_cores(out->cores);
     out->memory = kilobytes("MemTotal");
     out->available = kilobytes("MemAvailable");
     look_at_groups(out);

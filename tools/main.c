@@ -1,6 +1,5 @@
 /* main.c -- the program: finds the command, reads its options from everywhere, runs it. The commands stand in
  * commands.c. */
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,11 +8,12 @@
 #include "tools/config.h"
 #include "tools/device.h"
 #include "tools/progress.h"
+#include "tools/threads.h"
 
 static void print_version(void) {
     printf("cartridge %s, commit %s of %s\n", BUILD_VERSION, BUILD_COMMIT, BUILD_DATE[0] ? BUILD_DATE : "?");
     printf("build: %s, %s, %s\nlibraries: %s\n", BUILD_TYPE, BUILD_COMPILER, BUILD_SYSTEM, BUILD_LIBRARIES);
-    printf("devices: cpu (%d threads), %s\n", omp_get_max_threads(), BUILD_GPU);
+    printf("devices: cpu (%d threads), %s\n", threads_now(), BUILD_GPU);
 }
 
 static int report(const Command *c, Status st) {
@@ -52,7 +52,7 @@ static Status run_call(const Call *k, int *code) {
     const Common *common = &k->o.common;
     if (common->help) return command_help(stdout, k->c);
     if (common->print_config) return config_print(stdout, &k->o.set, k->c, k->config), ST_OK;
-    if (common->threads) omp_set_num_threads((int)common->threads);
+    if (common->threads) threads_set((int)common->threads);
     if (!k->c->no_device) TRY(device_choose(common->device));
     const Watch *watch = progress_start(common->quiet ? PROGRESS_NEVER : (ProgressMode)common->progress);
     return k->c->run(k->o.own, common, &k->rest, watch, code);
