@@ -1,442 +1,320 @@
-/* ops.c -- how fast each operation is, beside what this machine can do.
+/* ops.c -- every operation at the sizes of real models, on one device.
  *
- *   bench_ops [--json] [--shape smollm2|llama1b] [--only NAME]
+ *   bench_ops      [--device cpu|cuda[:N]] [--json] [--shape NAME] [--only GROUP]    time, against the device's ceilings
+ *   bench_ops_simt [--device simt]         [--json] [--shape NAME] [--only GROUP]    counted bytes and mma, against the least
  *
- * Two ceilings are measured first: reading memory (a sum over 512 MiB) and multiplying (sgemm of a 1536 x
- * 1536 x 1536 product), both with all threads. Every operation is held against the one that bounds it: bytes
- * that must move, each counted once, or arithmetic. Times are the fastest of several calls; operands fit a
- * cache where the model's do. A percentage above 100 means that operands stayed in a cache. */
-#include <cblas.h>
-#undef I
-#include <math.h>
+ * See meter.h for how the two differ. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "kernels/base/random.h"
-#include "kernels/ops.h"
-
-typedef struct Shape { const char *name; int32_t C, F, H, G, D, V; } Shape;
+#include "bench/meter.h"
 
 static const Shape shapes[] = {
-    {"smollm2", 576, 1536, 9, 3, 64, 49152},
-    {"llama1b", 2048, 8192, 32, 8, 64, 128256},
+    {"smollm2", 576, 1536, 9, 3, 64, 49152},    {"llama1b", 2048, 8192, 32, 8, 64, 128256},
+    {"llama3b", 3072, 8192, 24, 8, 128, 128256}, {"llama8b", 4096, 14336, 32, 8, 128, 128256},
+    {"qwen3-4b", 2560, 9728, 32, 8, 128, 151936}, {"qwen3-8b", 4096, 12288, 32, 8, 128, 151936},
 };
 
-typedef struct Bench {
-    const Ops *ops;
-    Stream *stream;
-    const Shape *shape;
-    const char *only;
-    bool json, any;
-    double read_ceiling, flop_ceiling; /* per second */
-    uint8_t *mem;                      /* owned: all operands, taken from the front for each operation */
-    Arena arena;
-} Bench;
+/* call_linear(m, args) and its like */
+#define OPERATIONS(X)                                                                                        \
+    X(gather, GatherArgs)                                                                                    \
+    X(scatter, ScatterArgs)                                                                                  \
+    X(norm, NormArgs)                                                                                        \
+    X(norm_back, NormBackArgs)                                                                               \
+    X(linear, LinearArgs)                                                                                    \
+    X(linear_back, LinearBackArgs)                                                                           \
+    X(heads, HeadsArgs)                                                                                      \
+    X(heads_back, HeadsBackArgs)                                                                             \
+    X(swiglu, SwigluArgs)                                                                                    \
+    X(swiglu_back, SwigluBackArgs)                                                                           \
+    X(attn, AttnArgs)                                                                                        \
+    X(attn_back, AttnBackArgs)                                                                               \
+    X(distill, DistillArgs)                                                                                  \
+    X(topk, TopkArgs)                                                                                        \
+    X(sample, SampleArgs)                                                                                    \
+    X(adam, AdamArgs)                                                                                        \
+    X(squared_norm, SquaredNormArgs)
+#define X(op, Args)                                                                                          \
+    static Status call_##op(Meter *m, const void *args) {                                                    \
+        return m->ops->op(m->stream, (const Args *)args);                                                    \
+    }
+OPERATIONS(X)
+#undef X
 
-static double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void check(Status st) {
-    if (!st) return;
-    fprintf(stderr, "bench_ops: %s\n", status_message());
-    exit(1);
-}
-
-/* The fastest of the calls that fit 0.2 seconds, three at least. */
-#define FASTEST(out, call)                                                                                   \
+/* RUN(m, op, kernel, bytes, flops, args, "T %d", T) */
+#define RUN(m, op, kernel, bytes, flops, args, ...)                                                          \
     do {                                                                                                     \
-        double start_ = seconds_now(), best_ = INFINITY;                                                     \
-        for (int n_ = 0; n_ < 3 || seconds_now() - start_ < 0.2; n_++) {                                     \
-            double t_ = seconds_now();                                                                       \
-            call;                                                                                            \
-            t_ = seconds_now() - t_;                                                                         \
-            best_ = t_ < best_ ? t_ : best_;                                                                 \
-        }                                                                                                    \
-        *(out) = best_;                                                                                      \
-    } while (0)
-
-/* ---- operands ---- */
-
-static Tensor take(Bench *b, DType type, int32_t ndim, const int64_t *dim) {
-    Tensor t;
-    check(tensor_place(&t, &b->arena, type, ndim, dim));
-    return t;
-}
-#define TAKE(b, type, ...) take((b), (type), TENSOR_SHAPE(__VA_ARGS__))
-
-static float noise(int64_t i) {
-    return (float)((uint64_t)i * 0x9E3779B97F4A7C15u >> 40) * 0x1p-23f - 1.0f; /* between -1 and 1 */
-}
-
-static Tensor some(Tensor t, float size) {
-    for (int64_t i = 0; i < tensor_count(t); i++) {
-        if (t.dtype == DT_F32) ((float *)t.data)[i] = size * noise(i);
-        else ((uint16_t *)t.data)[i] = f32_to_bf16(size * noise(i));
-    }
-    return t;
-}
-#define SOME(b, type, ...) some(TAKE((b), (type), __VA_ARGS__), 1)
-
-static Tensor counted(Bench *b, int64_t n, int32_t first, int32_t step) {
-    Tensor t = TAKE(b, DT_I32, n);
-    for (int64_t i = 0; i < n; i++) ((int32_t *)t.data)[i] = first + step * (int32_t)i;
-    return t;
-}
-
-/* ---- ceilings ---- */
-
-static double sum_words(const uint64_t *x, int64_t n) {
-    uint64_t sum = 0;
-#pragma omp parallel for reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++) sum += x[i];
-    return (double)sum;
-}
-
-static void measure_ceilings(Bench *b) {
-    enum { WORDS = 512 << 17, N = 1536 };
-    double seconds, sum = 0;
-    memset(b->mem, 1, (size_t)WORDS * 8);
-    FASTEST(&seconds, sum += sum_words((const uint64_t *)(const void *)b->mem, WORDS));
-    b->read_ceiling = sum > 0 ? WORDS * 8.0 / seconds : 0;
-    Tensor x = SOME(b, DT_F32, N, N), w = SOME(b, DT_F32, N, N), y = TAKE(b, DT_F32, N, N);
-    FASTEST(&seconds, cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, N, N, N, 1, x.data, N, w.data, N,
-                                  0, y.data, N));
-    b->flop_ceiling = 2.0 * N * N * N / seconds;
-}
-
-/* ---- reports ---- */
-
-static void begin_report(const Bench *b) {
-    if (b->json) {
-        printf("{\"read_gb_per_s\": %.1f, \"sgemm_gflop_per_s\": %.1f, \"results\": [",
-               b->read_ceiling * 1e-9, b->flop_ceiling * 1e-9);
-        return;
-    }
-    printf("ceilings: %.1f GB/s reading, %.1f GFLOP/s sgemm\n\n", b->read_ceiling * 1e-9,
-           b->flop_ceiling * 1e-9);
-    printf("%-8s %-12s %-30s %12s %14s %9s\n", "model", "operation", "sizes", "time", "rate", "ceiling");
-}
-
-static void end_report(const Bench *b) {
-    if (b->json) printf("\n]}\n");
-}
-
-/* What neither memory nor arithmetic bounds. */
-static void report_time(Bench *b, const char *name, const char *sizes, double seconds) {
-    if (b->json)
-        printf("%s\n{\"model\": \"%s\", \"operation\": \"%s\", \"sizes\": \"%s\", \"seconds\": %.3e}",
-               b->any ? "," : "", b->shape->name, name, sizes, seconds);
-    else
-        printf("%-8s %-12s %-30s %9.1f us\n", b->shape->name, name, sizes, seconds * 1e6);
-    b->any = true;
-}
-
-/* Work: bytes that must move, or operations of arithmetic; the other is 0. */
-static void report(Bench *b, const char *name, const char *sizes, double bytes, double flops,
-                   double seconds) {
-    if (bytes + flops == 0) {
-        report_time(b, name, sizes, seconds);
-        return;
-    }
-    double rate = (bytes + flops) / seconds, share = rate / (bytes > 0 ? b->read_ceiling : b->flop_ceiling);
-    const char *unit = bytes > 0 ? "GB/s" : "GFLOP/s";
-    if (b->json)
-        printf("%s\n{\"model\": \"%s\", \"operation\": \"%s\", \"sizes\": \"%s\", \"seconds\": %.3e, "
-               "\"rate\": %.2f, "
-               "\"unit\": \"%s\", \"of_ceiling\": %.3f}",
-               b->any ? "," : "", b->shape->name, name, sizes, seconds, rate * 1e-9, unit, share);
-    else
-        printf("%-8s %-12s %-30s %9.1f us %6.1f %-7s %7.0f %%\n", b->shape->name, name, sizes, seconds * 1e6,
-               rate * 1e-9, unit, 100 * share);
-    b->any = true;
-    fflush(stdout);
-}
-
-/* Times `call` and reports it, unless another operation was asked for. */
-#define RUN(b, name, bytes, flops, call, ...)                                                                \
-    do {                                                                                                     \
-        char sizes_[48];                                                                                     \
-        double seconds_;                                                                                     \
+        char sizes_[64];                                                                                     \
         snprintf(sizes_, sizeof sizes_, __VA_ARGS__);                                                        \
-        FASTEST(&seconds_, check(call));                                                                     \
-        report((b), (name), sizes_, (double)(bytes), (double)(flops), seconds_);                             \
+        meter_run((m), #op, (kernel), sizes_, (double)(bytes), (double)(flops), call_##op, (args));          \
     } while (0)
 
-/* ---- operations ---- */
+static double bytes_of(Tensor t) {
+    return t.data ? (double)tensor_bytes(t) : 0;
+}
 
-static void bench_linear_one(Bench *b, int64_t T, int64_t in, int64_t outputs) {
-    arena_init(&b->arena, b->mem, b->arena.size);
-    Tensor x = SOME(b, DT_F32, T, in), w = SOME(b, DT_BF16, outputs, in), y = TAKE(b, DT_F32, T, outputs);
+static void begin_group(Meter *m) {
+    arena_init(&m->arena, m->mem, m->arena.size);
+}
+
+/* ---- products ---- */
+
+static void bench_linear_one(Meter *m, int32_t T, int32_t in, int32_t out) {
+    begin_group(m);
+    DType act = m->ops->act;
+    Tensor x = NOISE(m, act, T, in), w = NOISE(m, DT_BF16, out, in), y = TAKE(m, act, T, out);
     LinearArgs a = {.y = y, .x = x, .w = w};
-    bool skinny = T <= 8; /* reading the weights takes longer than the arithmetic */
-    RUN(b, "linear", skinny ? 2.0 * (double)(in * outputs) : 0, skinny ? 0 : 2.0 * (double)(T * in * outputs),
-        b->ops->linear(b->stream, &a), "T %lld, %lld -> %lld", (long long)T, (long long)in,
-        (long long)outputs);
+    RUN(m, linear, "skinny", bytes_of(x) + bytes_of(w) + bytes_of(y), 2.0 * T * in * out, &a, "T %d, %d -> %d", T, in, out);
 }
 
-static void bench_linear(Bench *b) {
-    const Shape *s = b->shape;
-    const int64_t rows[] = {1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128, 512};
-    for (int i = 0; i < 12; i++) bench_linear_one(b, rows[i], s->C, s->F);
-    bench_linear_one(b, 16, s->F, s->C);
-    bench_linear_one(b, 48, s->F, s->C);
-    bench_linear_one(b, 512, s->C, s->C);
-    bench_linear_one(b, 512, s->C, s->G * s->D);
-    bench_linear_one(b, 512, s->F, s->C);
-    bench_linear_one(b, 1, s->C, s->V);
-    bench_linear_one(b, 8, s->C, s->V);
-    bench_linear_one(b, 128, s->C, s->V);
+static void bench_linear(Meter *m) {
+    const Shape *s = m->shape;
+    static const int32_t few[] = {1, 2, 4, 8, 16}, many[] = {32, 64, 128, 512};
+    for (size_t i = 0; i < sizeof few / sizeof *few; i++) bench_linear_one(m, few[i], s->C, s->F);
+    bench_linear_one(m, 8, s->F, s->C);
+    if (!m->dense) return;
+    for (size_t i = 0; i < sizeof many / sizeof *many; i++) bench_linear_one(m, many[i], s->C, s->F);
+    bench_linear_one(m, 8, s->C, s->V);
+    bench_linear_one(m, meter_rows(m, 512), s->F, s->C);
+    bench_linear_one(m, 128, s->C, s->V);
 }
 
-static void bench_linear_back_one(Bench *b, int64_t T, int64_t in, int64_t outputs) {
-    arena_init(&b->arena, b->mem, b->arena.size);
-    Tensor dx = TAKE(b, DT_F32, T, in), w = SOME(b, DT_BF16, outputs, in), dy = SOME(b, DT_F32, T, outputs);
+static void bench_linear_back_one(Meter *m, int32_t T, int32_t in, int32_t out) {
+    begin_group(m);
+    DType act = m->ops->act;
+    Tensor dx = TAKE(m, act, T, in), w = NOISE(m, DT_BF16, out, in), dy = NOISE(m, act, T, out);
     LinearBackArgs a = {.dx = dx, .dy = dy, .w = w};
-    RUN(b, "linear_back", 0, 2.0 * (double)(T * in * outputs), b->ops->linear_back(b->stream, &a),
-        "T %lld, %lld <- %lld", (long long)T, (long long)in, (long long)outputs);
+    RUN(m, linear_back, "none", bytes_of(dx) + bytes_of(w) + bytes_of(dy), 2.0 * T * in * out, &a, "T %d, %d <- %d", T, in, out);
 }
 
-static void bench_linear_back(Bench *b) {
-    const Shape *s = b->shape;
-    bench_linear_back_one(b, 512, s->C, s->F);
-    bench_linear_back_one(b, 512, s->F, s->C);
-    bench_linear_back_one(b, 512, s->C, s->G * s->D);
-    bench_linear_back_one(b, 128, s->C, s->V);
+static void bench_linear_back(Meter *m) {
+    const Shape *s = m->shape;
+    if (!m->dense) return;
+    bench_linear_back_one(m, meter_rows(m, 512), s->C, s->F);
+    bench_linear_back_one(m, meter_rows(m, 512), s->F, s->C);
+    bench_linear_back_one(m, 128, s->C, s->V);
 }
 
-static void bench_rows(Bench *b) {
-    const int64_t T = 1000, C = b->shape->C;
-    Tensor table = SOME(b, DT_BF16, 4096, C), id = counted(b, T, 7, 4), y = TAKE(b, DT_F32, T, C);
+/* ---- elements ---- */
+
+static void bench_rows(Meter *m) {
+    const int32_t T = meter_rows(m, 1024), C = m->shape->C;
+    Tensor table = NOISE(m, DT_BF16, 8192, C), id = meter_counted(m, T, 0, 1), y = TAKE(m, m->ops->act, T, C);
+    Tensor x = NOISE(m, m->ops->act, T, C);
     GatherArgs gather = {y, table, id};
-    RUN(b, "gather", T * C * 6, 0, b->ops->gather(b->stream, &gather), "T %lld, C %lld", (long long)T,
-        (long long)C);
+    RUN(m, gather, "", 2.0 * T * C + bytes_of(y) + bytes_of(id), 0, &gather, "T %d, C %d", T, C);
+    ScatterArgs scatter = {y, x, id};
+    RUN(m, scatter, "", bytes_of(x) + bytes_of(y) + bytes_of(id), 0, &scatter, "T %d, C %d", T, C);
 }
 
-static void bench_norm(Bench *b) {
-    const int64_t T = 1000, C = b->shape->C;
-    Tensor x = SOME(b, DT_F32, T, C), w = SOME(b, DT_BF16, C), y = TAKE(b, DT_F32, T, C),
-           rstd = TAKE(b, DT_F32, T);
-    Tensor dy = SOME(b, DT_F32, T, C), dx = TAKE(b, DT_F32, T, C);
+static void bench_norm(Meter *m) {
+    const int32_t T = meter_rows(m, 1024), C = m->shape->C;
+    DType act = m->ops->act;
+    Tensor x = NOISE(m, act, T, C), w = NOISE(m, DT_BF16, C), y = TAKE(m, act, T, C), rstd = TAKE(m, DT_F32, T);
+    Tensor dy = NOISE(m, act, T, C), dx = NOISE(m, act, T, C);
     NormArgs norm = {y, rstd, x, w, 1e-5f};
-    RUN(b, "norm", T * C * 8, 0, b->ops->norm(b->stream, &norm), "T %lld, C %lld", (long long)T,
-        (long long)C);
-    NormBackArgs back = {dx, dy, x, w, rstd, false};
-    RUN(b, "norm_back", T * C * 12, 0, b->ops->norm_back(b->stream, &back), "T %lld, C %lld", (long long)T,
-        (long long)C);
+    RUN(m, norm, "", bytes_of(x) + bytes_of(y) + bytes_of(w) + bytes_of(rstd), 0, &norm, "T %d, C %d", T, C);
+    NormBackArgs back = {dx, dy, x, w, rstd, true};
+    RUN(m, norm_back, "", 4 * bytes_of(x) + bytes_of(w) + bytes_of(rstd), 0, &back, "T %d, C %d", T, C);
 }
 
-static void bench_swiglu(Bench *b) {
-    const int64_t T = 1000, F = b->shape->F;
-    Tensor y = TAKE(b, DT_F32, T, F), gate = SOME(b, DT_F32, T, F), up = SOME(b, DT_F32, T, F);
-    Tensor dgate = TAKE(b, DT_F32, T, F), dup = TAKE(b, DT_F32, T, F);
+static void bench_heads(Meter *m) {
+    const int32_t T = meter_rows(m, 1024), H = m->shape->H, G = m->shape->G, D = m->shape->D, pages = T / KV_PAGE + 1;
+    DType act = m->ops->act;
+    Tensor q = TAKE(m, act, T, H, D), q_raw = NOISE(m, act, T, H, D), k_raw = NOISE(m, act, T, G, D);
+    Tensor v = NOISE(m, act, T, G, D), k_pool = TAKE(m, act, pages, G, KV_PAGE, D), v_pool = TAKE(m, act, pages, G, KV_PAGE, D);
+    Tensor w = NOISE(m, DT_BF16, D), slot = meter_counted(m, T, 0, 1), freq = NOISE(m, DT_F32, D / 2);
+    HeadsArgs a = {q, k_pool, v_pool, q_raw, k_raw, v, w, w, slot, slot, freq, 1e-6f};
+    double lists = 2 * bytes_of(slot) + bytes_of(freq) + 2 * bytes_of(w);
+    RUN(m, heads, "", 2 * (bytes_of(q) + bytes_of(k_raw) + bytes_of(v)) + lists, 0, &a, "T %d, H %d, G %d, D %d", T, H, G, D);
+    Tensor dq = NOISE(m, DT_F32, T, H, D), dk_pool = NOISE(m, DT_F32, pages, G, KV_PAGE, D),
+           dv_pool = NOISE(m, DT_F32, pages, G, KV_PAGE, D);
+    Tensor dq_raw = TAKE(m, act, T, H, D), dk_raw = TAKE(m, act, T, G, D), dv = TAKE(m, act, T, G, D);
+    HeadsBackArgs b = {dq_raw, dk_raw, dv, dq, dk_pool, dv_pool, q_raw, k_raw, w, w, slot, slot, freq, 1e-6f};
+    double moved = bytes_of(dq) + 2 * 4.0 * T * G * D + 2 * bytes_of(q_raw) + 3 * bytes_of(k_raw);
+    RUN(m, heads_back, "", moved + lists, 0, &b, "T %d, H %d, G %d, D %d", T, H, G, D);
+}
+
+static void bench_swiglu(Meter *m) {
+    const int32_t T = meter_rows(m, 1024), F = m->shape->F;
+    DType act = m->ops->act;
+    Tensor y = TAKE(m, act, T, F), gate = NOISE(m, act, T, F), up = NOISE(m, act, T, F);
     SwigluArgs a = {y, gate, up};
-    RUN(b, "swiglu", T * F * 12, 0, b->ops->swiglu(b->stream, &a), "T %lld, F %lld", (long long)T,
-        (long long)F);
-    SwigluBackArgs back = {dgate, dup, y, gate, up};
-    RUN(b, "swiglu_back", T * F * 20, 0, b->ops->swiglu_back(b->stream, &back), "T %lld, F %lld",
-        (long long)T, (long long)F);
+    RUN(m, swiglu, "", 3 * bytes_of(y), 0, &a, "T %d, F %d", T, F);
+    SwigluBackArgs back = {gate, up, y, gate, up};
+    RUN(m, swiglu_back, "", 5 * bytes_of(y), 0, &back, "T %d, F %d", T, F);
 }
 
-static void bench_heads(Bench *b) {
-    const int64_t T = 1000, H = b->shape->H, G = b->shape->G, D = b->shape->D, pages = T / KV_PAGE + 1;
-    Tensor q = SOME(b, DT_F32, T, H, D), k = SOME(b, DT_F32, T, G, D), v = SOME(b, DT_F32, T, G, D);
-    Tensor kp = TAKE(b, DT_F32, pages, G, KV_PAGE, D), vp = TAKE(b, DT_F32, pages, G, KV_PAGE, D);
-    Tensor pos = counted(b, T, 0, 1), slot = counted(b, T, 0, 1), freq = SOME(b, DT_F32, D / 2), none = {0};
-    HeadsArgs a = {q, kp, vp, q, k, v, none, none, pos, slot, freq, 0};
-    const int64_t bytes = T * (H + 2 * G) * D * 8;
-    RUN(b, "heads", bytes, 0, b->ops->heads(b->stream, &a), "T %lld, H %lld, G %lld", (long long)T,
-        (long long)H, (long long)G);
-    Tensor dq = TAKE(b, DT_F32, T, H, D);
-    HeadsBackArgs back = {dq, k, v, q, kp, vp, none, none, none, none, pos, slot, freq, 0};
-    RUN(b, "heads_back", bytes, 0, b->ops->heads_back(b->stream, &back), "T %lld, H %lld, G %lld",
-        (long long)T, (long long)H, (long long)G);
-}
+/* ---- attention ---- */
 
 /* S sequences behind one prefix of P rows, each with n rows whose own keys before them number `past`. */
 typedef struct Crowd { int32_t S, P, n, past; bool train; } Crowd;
-
-static void lay_out(Bench *b, const Crowd *c, AttnLayout *l, int32_t own_pages, int32_t prefix_pages) {
-    int32_t pages = prefix_pages + c->S * own_pages;
-    int32_t *row = counted(b, c->S + 1, 0, c->n).data, *seg = counted(b, c->S + 1, 0, c->P ? 2 : 1).data;
-    int32_t *own = counted(b, pages, -prefix_pages, 1).data, *learned = counted(b, pages, 0, 1).data;
-    Segment *segment = TAKE(b, DT_I32, 2 * c->S * (int32_t)(sizeof(Segment) / sizeof(int32_t))).data;
-    for (int32_t i = 0, n = 0; i < c->S; i++) {
-        if (c->P) segment[n++] = (Segment){0, 0, c->P};
-        segment[n++] = (Segment){prefix_pages + i * own_pages, 0, c->past + c->n};
-    }
-    for (int32_t i = prefix_pages; i < pages; i++) learned[i] = -1;
-    for (int32_t i = 0; i < prefix_pages; i++) own[i] = -1;
-    *l = (AttnLayout){c->S * c->n, c->S, row, seg, segment, counted(b, pages, 0, 1).data, pages, pages,
-                      c->train ? own : NULL, c->train ? learned : NULL};
-}
-
-static void bench_attn_one(Bench *b, Crowd c) {
-    const Shape *s = b->shape;
-    int32_t own_pages = (c.past + c.n + KV_PAGE - 1) / KV_PAGE, prefix_pages = (c.P + KV_PAGE - 1) / KV_PAGE;
-    arena_init(&b->arena, b->mem, b->arena.size);
+enum { CROWD_MAX = 64, CROWD_PAGES = 4096 };
+typedef struct CrowdLayout {
     AttnLayout l;
-    lay_out(b, &c, &l, own_pages, prefix_pages);
-    AttnLimits limits = {l.T, l.S, l.seg[l.S], l.entries, l.pages, s->H, s->G, s->D, DT_F32, c.train};
+    int32_t own_pages, prefix_pages;
+    int32_t row[CROWD_MAX + 1], seg[CROWD_MAX + 1], page[CROWD_PAGES], own[CROWD_PAGES], learned[CROWD_PAGES];
+    Segment segment[2 * CROWD_MAX];
+} CrowdLayout;
+
+static int32_t pages_of(int32_t rows) {
+    return (rows + KV_PAGE - 1) / KV_PAGE;
+}
+
+static void lay_out(CrowdLayout *c, const Crowd *crowd) {
+    int32_t n = 0, S = crowd->S;
+    c->prefix_pages = pages_of(crowd->P), c->own_pages = pages_of(crowd->past + crowd->n);
+    int32_t pages = c->prefix_pages + S * c->own_pages;
+    c->row[0] = c->seg[0] = 0;
+    for (int32_t i = 0; i < S; i++) {
+        if (crowd->P) c->segment[n++] = (Segment){0, 0, crowd->P};
+        c->segment[n++] = (Segment){c->prefix_pages + i * c->own_pages, 0, crowd->past + crowd->n};
+        c->row[i + 1] = (i + 1) * crowd->n, c->seg[i + 1] = n;
+    }
+    for (int32_t i = 0; i < pages; i++) {
+        bool prefix = i < c->prefix_pages;
+        c->page[i] = i;
+        c->own[i] = prefix ? -1 : i - c->prefix_pages;
+        c->learned[i] = prefix ? i : -1;
+    }
+    c->l = (AttnLayout){S * crowd->n, S, c->row, c->seg, c->segment, c->page, pages, pages, c->own, c->learned};
+}
+
+static void bench_attn_back(Meter *m, const Crowd *c, const CrowdLayout *k, const AttnArgs *a, double pairs) {
+    const Shape *s = m->shape;
+    DType act = m->ops->act;
+    Tensor dq = TAKE(m, DT_F32, k->l.T, s->H, s->D), d_o = NOISE(m, act, k->l.T, s->H, s->D), own[2], learned[2];
+    for (int i = 0; i < 2; i++) {
+        own[i] = TAKE(m, DT_F32, c->S * k->own_pages, s->G, KV_PAGE, s->D);
+        learned[i] = NOISE(m, DT_F32, k->prefix_pages + 1, s->G, KV_PAGE, s->D);
+    }
+    AttnBackArgs b = {dq, own[0], own[1], learned[0], learned[1], d_o, a->o, a->lse, a->q, a->k, a->v, a->plan, a->scale};
+    double bytes = 2 * bytes_of(a->k) + 3 * bytes_of(a->q) + bytes_of(dq) + 2 * bytes_of(own[0]) +
+                   4 * bytes_of(learned[0]) * k->prefix_pages / (k->prefix_pages + 1);
+    RUN(m, attn_back, "back", bytes, 10 * pairs * s->D, &b, "S %d, P %d, %d rows", c->S, c->P, c->n);
+}
+
+static void bench_attn_one(Meter *m, const Crowd *c) {
+    static CrowdLayout k;
+    const Shape *s = m->shape;
+    DType act = m->ops->act;
+    begin_group(m);
+    lay_out(&k, c);
+    const AttnLayout *l = &k.l;
+    AttnLimits limits = {l->T, l->S, l->seg[l->S], l->entries, l->pages, s->H, s->G, s->D, act, c->train};
     AttnPlan *plan;
-    check(b->ops->plan_open(&plan, &limits));
-    RUN(b, "attn_plan", 0, 0, b->ops->attn_plan(b->stream, plan, &l), "S %d, P %d, %d rows, past %d", c.S,
-        c.P, c.n, c.past);
-    Tensor k = some(TAKE(b, DT_F32, l.pages, s->G, KV_PAGE, s->D), 1),
-           v = some(TAKE(b, DT_F32, l.pages, s->G, KV_PAGE, s->D), 1);
-    Tensor q = SOME(b, DT_F32, l.T, s->H, s->D), o = TAKE(b, DT_F32, l.T, s->H, s->D),
-           lse = TAKE(b, DT_F32, l.T, s->H);
-    /* pairs of a query head's row and a key; 2 D multiply-adds each, backward 5 D */
-    double pairs = (double)l.T * s->H * (c.P + c.past + 0.5 * (c.n + 1));
-    double moved = 8.0 * s->G * s->D * (c.P + (double)c.S * (c.past + c.n));
-    bool decode = c.n == 1 && c.S == 1;
-    AttnArgs a = {o, lse, q, k, v, plan, 0.125f};
-    RUN(b, "attn", decode ? moved : 0, decode ? 0 : 4 * pairs * s->D, b->ops->attn(b->stream, &a),
-        "S %d, P %d, %d rows, past %d", c.S, c.P, c.n, c.past);
-    if (c.train) {
-        Tensor dq = TAKE(b, DT_F32, l.T, s->H, s->D), d_o = SOME(b, DT_F32, l.T, s->H, s->D);
-        Tensor own[2], learned[2];
-        for (int i = 0; i < 2; i++) {
-            own[i] = TAKE(b, DT_F32, c.S * own_pages, s->G, KV_PAGE, s->D);
-            learned[i] = some(TAKE(b, DT_F32, prefix_pages, s->G, KV_PAGE, s->D), 0);
-        }
-        AttnBackArgs back = {dq, own[0], own[1], learned[0], learned[1], d_o, o, lse, q, k, v, plan, 0.125f};
-        RUN(b, "attn_back", 0, 10 * pairs * s->D, b->ops->attn_back(b->stream, &back), "S %d, P %d, %d rows",
-            c.S, c.P, c.n);
-    }
-    b->ops->plan_close(plan);
+    must(m->ops->plan_open(&plan, &limits));
+    must(m->ops->attn_plan(m->stream, plan, l));
+    Tensor keys = NOISE(m, act, l->pages, s->G, KV_PAGE, s->D), values = NOISE(m, act, l->pages, s->G, KV_PAGE, s->D);
+    Tensor q = NOISE(m, act, l->T, s->H, s->D), o = TAKE(m, act, l->T, s->H, s->D), lse = TAKE(m, DT_F32, l->T, s->H);
+    /* pairs of a query head's row and a key that it sees: 2 D multiply-adds each, backward 5 D */
+    double pairs = (double)l->T * s->H * (c->P + c->past + 0.5 * (c->n + 1));
+    AttnArgs a = {o, lse, q, keys, values, plan, 0.125f};
+    RUN(m, attn, "", 2 * bytes_of(keys) + 2 * bytes_of(q) + bytes_of(lse), 4 * pairs * s->D, &a, "S %d, P %d, %d rows, past %d",
+        c->S, c->P, c->n, c->past);
+    if (c->train) bench_attn_back(m, c, &k, &a, pairs);
+    m->ops->plan_close(plan);
 }
 
-static void bench_attn(Bench *b) {
+static void bench_attn(Meter *m) {
     const Crowd crowds[] = {
-        {10, 128, 100, 0, true}, {10, 2048, 100, 0, true}, {1, 0, 512, 0, false}, {1, 0, 512, 3584, false},
-        {1, 0, 1, 2047, false},  {1, 2048, 1, 100, false}, {32, 2048, 1, 100, false},
+        {1, 2048, 512, 0, true}, {1, 0, 512, 0, true},     {1, 512, 512, 0, true},   {1, 0, 1, 2047, false},
+        {1, 2048, 1, 511, false}, {16, 2048, 1, 511, false}, {64, 2048, 1, 511, false}, {64, 128, 1, 511, false},
     };
-    for (size_t i = 0; i < sizeof crowds / sizeof *crowds; i++) bench_attn_one(b, crowds[i]);
+    for (size_t i = 0; i < sizeof crowds / sizeof *crowds; i++) bench_attn_one(m, &crowds[i]);
 }
 
-/* A bell, and a few tokens far above it, as with a model. */
-static Tensor some_logits(Bench *b, int64_t W, int64_t V) {
-    Tensor t = TAKE(b, DT_F32, W, V);
-    for (int64_t i = 0; i < W * V; i++)
-        ((float *)t.data)[i] =
-            3 * (noise(i) + noise(5 * i + 1) + noise(7 * i + 2)) + (i % 4999 == 77 ? 14 : 0);
-    return t;
-}
+/* ---- logits ---- */
 
-static void bench_distill(Bench *b) {
-    enum { W = 128, K = 20 };
-    const int64_t V = b->shape->V;
-    Tensor logits = some_logits(b, W, V), loss = TAKE(b, DT_F32, W), kl = TAKE(b, DT_F32, W),
-           best = TAKE(b, DT_I32, W);
-    Tensor first = counted(b, W + 1, 0, K), id = counted(b, W * K, 11, 13),
-           logprob = some(TAKE(b, DT_F32, W * K), 0);
-    for (int64_t i = 0; i < W * K; i++) ((float *)logprob.data)[i] = -4;
-    DistillArgs a = {loss, kl, best, logits, first, id, logprob, 1.0f, false};
-    RUN(b, "distill", 4 * W * V, 0, b->ops->distill(b->stream, &a), "%d x %lld, loss only", W, (long long)V);
+static void bench_distill(Meter *m) {
+    enum { K = 20 };
+    const int32_t W = meter_rows(m, 128) / 8, V = m->shape->V;
+    Tensor logits = meter_noise(m, TAKE(m, DT_F32, W, V), 9), loss = TAKE(m, DT_F32, W), kl = TAKE(m, DT_F32, W);
+    Tensor best = TAKE(m, DT_I32, W), first = meter_counted(m, W + 1, 0, K), id = meter_counted(m, W * K, 11, 13);
+    DistillArgs a = {loss, kl, best, logits, first, id, meter_floats(m, -4, W * K), 1.0f, false};
+    RUN(m, distill, "", bytes_of(logits), 0, &a, "%d x %d, loss only", W, V);
     a.gradient = true;
-    RUN(b, "distill", 8 * W * V, 0, b->ops->distill(b->stream, &a), "%d x %lld, gradient", W, (long long)V);
+    RUN(m, distill, "", 3 * bytes_of(logits), 0, &a, "%d x %d, gradient", W, V);
 }
 
-static void bench_choice(Bench *b) {
-    enum { W = 32, K = 20 };
-    const int64_t V = b->shape->V;
-    Tensor logits = some_logits(b, W, V), ids = TAKE(b, DT_I32, W, K), logprobs = TAKE(b, DT_F32, W, K);
+static void bench_choice(Meter *m) {
+    enum { K = 20 };
+    const int32_t W = meter_rows(m, 32) / 4, V = m->shape->V;
+    Tensor logits = meter_noise(m, TAKE(m, DT_F32, W, V), 9), ids = TAKE(m, DT_I32, W, K), logprobs = TAKE(m, DT_F32, W, K);
     TopkArgs top = {ids, logprobs, logits};
-    RUN(b, "topk", 4 * W * V, 0, b->ops->topk(b->stream, &top), "%d x %lld, K %d", W, (long long)V, K);
-    Tensor id = TAKE(b, DT_I32, W), logprob = TAKE(b, DT_F32, W), temperature = TAKE(b, DT_F32, W),
-           top_p = TAKE(b, DT_F32, W);
-    Tensor min_p = some(TAKE(b, DT_F32, W), 0), counter = counted(b, W, 0, 1), seed = counted(b, 2 * W, 0, 1);
-    Tensor all = counted(b, W, 0, 0);
-    seed = tensor_shape(seed, W, 2);
-    SampleArgs a = {id, logprob, logits, temperature, top_p, min_p, all, counter, seed};
-    const struct {
-        const char *what;
-        float temperature, top_p;
-    } how[] = {{"greedy", 0, 1}, {"drawn", 1, 1}, {"top_p 0.9", 1, 0.9f}};
+    RUN(m, topk, "", bytes_of(logits) + 2 * bytes_of(ids), 0, &top, "%d x %d, K %d", W, V, K);
+    static const struct { const char *what; float temperature, top_p; } how[] = {
+        {"greedy", 0, 1}, {"drawn", 1, 1}, {"top_p 0.9", 1, 0.9f}};
+    Tensor seed = tensor_shape(meter_counted(m, 2 * W, 0, 1), W, 2), counter = meter_counted(m, W, 0, 1);
     for (int i = 0; i < 3; i++) {
-        for (int w = 0; w < W; w++) {
-            ((float *)temperature.data)[w] = how[i].temperature;
-            ((float *)top_p.data)[w] = how[i].top_p;
-        }
-        RUN(b, "sample", 4 * W * V, 0, b->ops->sample(b->stream, &a), "%d x %lld, %s", W, (long long)V,
-            how[i].what);
+        SampleArgs a = {TAKE(m, DT_I32, W), TAKE(m, DT_F32, W), logits, meter_floats(m, how[i].temperature, W),
+                        meter_floats(m, how[i].top_p, W), meter_floats(m, 0, W), meter_counted(m, W, 0, 0), counter, seed};
+        RUN(m, sample, "", bytes_of(logits), 0, &a, "%d x %d, %s", W, V, how[i].what);
     }
 }
 
-static void bench_adam(Bench *b) {
-    enum { SLICES = 60, N = 4 };
-    const int64_t G = b->shape->G, D = b->shape->D, count = (int64_t)SLICES * N * G * KV_PAGE * D;
-    Tensor p = SOME(b, DT_F32, SLICES, N, G, KV_PAGE, D), g = SOME(b, DT_F32, SLICES, N, G, KV_PAGE, D);
-    Tensor m = SOME(b, DT_F32, SLICES, N, G, KV_PAGE, D), v = TAKE(b, DT_F32, SLICES, N, G, KV_PAGE, D);
-    Tensor pool = TAKE(b, DT_F32, SLICES, N, G, KV_PAGE, D), lr = TAKE(b, DT_F32, N),
-           sum = TAKE(b, DT_F64, 1);
-    memset(v.data, 0, tensor_bytes(v));
-    for (int i = 0; i < N; i++) ((float *)lr.data)[i] = 1e-3f;
-    Tensor page = counted(b, N, 0, 1), from = counted(b, N, 0, 0), to = counted(b, N, KV_PAGE, 0),
-           step = counted(b, N, 5, 0);
+/* ---- learning ---- */
+
+static void bench_adam(Meter *m) {
+    enum { SLICES = 16, N = 4 };
+    const int32_t G = m->shape->G, D = m->shape->D;
+    Tensor p = NOISE(m, DT_F32, SLICES, N, G, KV_PAGE, D), g = NOISE(m, DT_F32, SLICES, N, G, KV_PAGE, D);
+    Tensor moment = NOISE(m, DT_F32, SLICES, N, G, KV_PAGE, D), v = TAKE(m, DT_F32, SLICES, N, G, KV_PAGE, D);
+    Tensor pool = TAKE(m, m->ops->act, SLICES, N, G, KV_PAGE, D), sum = TAKE(m, DT_F64, 1);
+    must(m->ops->zero(m->stream, v));
+    Tensor page = meter_counted(m, N, 0, 1), from = meter_counted(m, N, 0, 0), to = meter_counted(m, N, KV_PAGE, 0);
     SquaredNormArgs norm = {sum, g, from, to};
-    RUN(b, "squared_norm", 4 * count, 0, b->ops->squared_norm(b->stream, &norm), "%lld numbers",
-        (long long)count);
-    AdamArgs a = {p, g, m, v, pool, page, from, to, lr, step, 0.9f, 0.95f, 1e-8f, 1, DT_BF16};
-    RUN(b, "adam", 36 * count, 0, b->ops->adam(b->stream, &a), "%lld numbers", (long long)count);
+    long long count = (long long)tensor_count(p);
+    RUN(m, squared_norm, "", bytes_of(g), 0, &norm, "%lld numbers", count);
+    AdamArgs a = {p, g, moment, v, pool, page, from, to, meter_floats(m, 1e-3f, N), meter_counted(m, N, 5, 0),
+                  0.9f, 0.95f, 1e-8f, 1, DT_BF16};
+    RUN(m, adam, "", 8 * bytes_of(p) + bytes_of(pool), 0, &a, "%lld numbers", count);
 }
 
-static const struct {
-    const char *name;
-    void (*run)(Bench *b);
-} groups[] = {
-    {"linear", bench_linear},   {"linear_back", bench_linear_back},
-    {"attn", bench_attn},       {"rows", bench_rows},
-    {"norm", bench_norm},       {"heads", bench_heads},
-    {"swiglu", bench_swiglu},
-    {"distill", bench_distill}, {"choice", bench_choice},
-    {"adam", bench_adam},
+/* ---- the program ---- */
+
+static const struct { const char *name; void (*run)(Meter *m); } groups[] = {
+    {"linear", bench_linear}, {"linear_back", bench_linear_back}, {"attn", bench_attn},       {"rows", bench_rows},
+    {"norm", bench_norm},     {"heads", bench_heads},             {"swiglu", bench_swiglu},   {"distill", bench_distill},
+    {"choice", bench_choice}, {"adam", bench_adam},
 };
 
-static void run_groups(Bench *b) {
+static void run_groups(Meter *m, const char *only) {
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
-        if (b->only && strcmp(b->only, groups[i].name)) continue;
-        arena_init(&b->arena, b->mem, b->arena.size);
-        groups[i].run(b);
+        if (only && strcmp(only, groups[i].name)) continue;
+        begin_group(m);
+        groups[i].run(m);
     }
 }
 
 static int usage(void) {
-    fprintf(stderr, "bench_ops [--json] [--shape smollm2|llama1b] [--only GROUP]\ngroups:");
+    fprintf(stderr, "bench_ops [--device D] [--json] [--shape NAME] [--only GROUP]\nshapes:");
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) fprintf(stderr, " %s", shapes[i].name);
+    fprintf(stderr, "\ngroups:");
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) fprintf(stderr, " %s", groups[i].name);
     fprintf(stderr, "\n");
     return 2;
 }
 
 int main(int argc, char **argv) {
-    Bench b = {.ops = &ops_cpu};
-    const char *shape = NULL;
+    Meter m = {0};
+    const char *shape = NULL, *only = NULL, *device = BENCH_DEVICE;
     for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--json")) b.json = true;
+        if (!strcmp(argv[i], "--json")) m.json = true;
         else if (!strcmp(argv[i], "--shape") && i + 1 < argc) shape = argv[++i];
-        else if (!strcmp(argv[i], "--only") && i + 1 < argc) b.only = argv[++i];
+        else if (!strcmp(argv[i], "--only") && i + 1 < argc) only = argv[++i];
+        else if (!strcmp(argv[i], "--device") && i + 1 < argc) device = argv[++i];
         else return usage();
     }
-    const size_t bytes = (size_t)1500 << 20;
-    void *mem;
-    check(b.ops->mem_open(&mem, bytes));
-    check(b.ops->stream_open(&b.stream, &(StreamLimits){1024, 8192, 128256}));
-    b.mem = mem;
-    arena_init(&b.arena, mem, bytes);
-    measure_ceilings(&b);
-    begin_report(&b);
+    must(meter_open(&m, device));
+    meter_begin(&m);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        if (shape && strcmp(shape, shapes[i].name)) continue;
-        b.shape = &shapes[i];
-        run_groups(&b);
+        if (shape ? strcmp(shape, shapes[i].name) != 0 : !meter_wants(&m, &shapes[i])) continue;
+        Shape s = meter_shape(&m, shapes[i]);
+        m.shape = &s;
+        run_groups(&m, only);
     }
-    end_report(&b);
-    b.ops->stream_close(b.stream);
-    b.ops->mem_close(mem);
+    meter_end(&m);
+    meter_close(&m);
     return 0;
 }

@@ -15,6 +15,7 @@
 #include "kernels/linear_skinny.cuh"
 
 enum { OUTPUTS = 16, WARPS = 4, STRETCH = 32, ROWS_MAX = 16, COLUMNS = 8, STRETCHES_AHEAD = 4 };
+enum { PITCH = OUTPUTS + 4 }; /* of the sums in shared memory: those that a warp stores together lie in all banks */
 
 bool skinny_suits(Tensor x, Tensor w) {
     return x.dtype == DT_BF16 && w.dtype == DT_BF16 && x.dim[0] <= ROWS_MAX && x.dim[1] % STRETCH == 0 &&
@@ -56,7 +57,7 @@ template <class Y> static __device__ __forceinline__ void store_output(const Ski
 }
 
 template <class Y, int TILES> static __global__ void __launch_bounds__(WARPS * 32) skinny(Skinny p) {
-    SHARED_ARRAY(float, part, WARPS * OUTPUTS * TILES * COLUMNS);
+    SHARED_ARRAY(float, part, WARPS * TILES * COLUMNS * PITCH);
     const int32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, o = blockIdx.x * OUTPUTS;
     float sum[TILES][4] = {};
 #pragma unroll STRETCHES_AHEAD
@@ -66,14 +67,14 @@ template <class Y, int TILES> static __global__ void __launch_bounds__(WARPS * 3
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             int32_t output = lane / 4 + e / 2 * 8, t = c * COLUMNS + lane % 4 * 2 + e % 2;
-            part[(warp * TILES * COLUMNS + t) * OUTPUTS + output] = sum[c][e];
+            part[(warp * TILES * COLUMNS + t) * PITCH + output] = sum[c][e];
         }
     __syncthreads();
     for (int32_t j = threadIdx.x; j < OUTPUTS * TILES * COLUMNS; j += WARPS * 32) {
         int32_t t = j / OUTPUTS, output = j % OUTPUTS;
         if (t >= p.T || o + output >= p.O) continue;
         float v = 0;
-        for (int w = 0; w < WARPS; w++) v += part[w * OUTPUTS * TILES * COLUMNS + j];
+        for (int w = 0; w < WARPS; w++) v += part[(w * TILES * COLUMNS + t) * PITCH + output];
         store_output<Y>(p, t, o + output, v);
     }
 }

@@ -32,7 +32,7 @@ typedef struct SimtCounters {
     uint64_t launches, blocks, barriers, mma;
     uint64_t read, written;         /* bytes of device memory, each byte once per access of a warp */
     uint64_t sectors, requests;     /* 32-byte pieces touched; accesses of warps */
-    uint64_t ldmatrix, ldmatrix_waves; /* a wave serves all banks once; without conflicts an ldmatrix takes four */
+    uint64_t ldmatrix, ldmatrix_waves; /* 8 x 8 matrices; a wave serves all banks once: one a matrix without conflicts */
     uint64_t shared_waves, shared_ideal; /* of plain loads and stores: waves needed, and without conflicts */
 } SimtCounters;
 void simt_counters_clear(void);
