@@ -9,10 +9,11 @@ The bugs stand in mutations/*.txt, blocks separated by empty lines:
     - one line of the file, unique in it
     + what it becomes (empty: the line goes)
 
-A bug in a header needs one line more, the kernel whose tests shall notice it (`through: kernels/norm.cu`).
+A bug in a header needs one line more, the kernel whose tests shall notice it (`through: kernels/norm.cu`); so does one
+that another program than test_ops_simt shall notice (`program: test_decode`).
 
 For each one a copy of the kernels is compiled three ways (plainly, with the address and with the thread sanitizer) and
-the cases of test_ops_simt named by `tests` are run, until one of the three fails. A bug that all three let pass is a
+the tests of the program that `tests` names are run, until one of the three fails. A bug that all three let pass is a
 hole in the tests. Only the mutated file is compiled anew; everything else comes from a build tree made once, below the
 folder that CARTRIDGE_BUILD names. With --every N only each N-th bug is tried. Prints TAP.
 """
@@ -37,7 +38,7 @@ COMMON = ["-std=c++17", "-ffp-contract=off", "-Wno-psabi", "-Wno-unknown-pragmas
 
 class Mutation:
     def __init__(self, block, where):
-        self.old, self.new, self.through = None, "", None
+        self.old, self.new, self.through, self.program = None, "", None, "test_ops_simt"
         for line in block:
             if line.startswith("- "):
                 self.old = line[2:]
@@ -78,21 +79,27 @@ def run(command, **more):
 
 
 class Flavour:
-    """A way of building: the tree with everything that is not mutated, and how its test program is linked."""
+    """A way of building: the tree with everything that is not mutated, and how its test programs are linked."""
 
-    def __init__(self, name, folder):
-        self.flags, tree, suffix = FLAVOURS[name]
-        self.name, self.tree, self.program = name, Path(folder) / tree, f"tests/simt/test_ops_simt{suffix}"
-        self.build("address,undefined" if tree == "address" else "", f"test_ops_simt{suffix}")
-        lines = run(["ninja", "-C", str(self.tree), "-t", "commands", f"test_ops_simt{suffix}"]).stdout.split("\n")
-        linking = [line for line in lines if f"-o {self.program} " in line][-1]
-        self.linking = linking.split(" && ")[-2] if linking.rstrip().endswith(":") else linking
+    def __init__(self, name, folder, programs):
+        self.flags, tree, self.suffix = FLAVOURS[name]
+        self.name, self.tree = name, Path(folder) / tree
+        self.build("address,undefined" if tree == "address" else "", [p + self.suffix for p in programs])
+        self.linking = {p: self.linking_of(p) for p in programs}
 
-    def build(self, sanitize, target):
+    def path(self, program):
+        return f"tests/simt/{program}{self.suffix}"
+
+    def linking_of(self, program):
+        lines = run(["ninja", "-C", str(self.tree), "-t", "commands", program + self.suffix]).stdout.split("\n")
+        linking = [line for line in lines if f"-o {self.path(program)} " in line][-1]
+        return linking.split(" && ")[-2] if linking.rstrip().endswith(":") else linking
+
+    def build(self, sanitize, targets):
         flags = ["-G", "Ninja", "-DCARTRIDGE_CUDA=OFF", f"-DCARTRIDGE_SANITIZE={sanitize}",
                  f"-DCMAKE_BUILD_TYPE={'Debug' if sanitize else 'RelWithDebInfo'}"]
         need(["cmake", "-S", str(SOURCE), "-B", str(self.tree), *flags], "configuring")
-        need(["ninja", "-C", str(self.tree), target], "building")
+        need(["ninja", "-C", str(self.tree), *targets], "building")
 
     def headers(self):
         cache = (self.tree / "CMakeCache.txt").read_text().split("\n")
@@ -117,7 +124,8 @@ class Flavour:
             need(["g++", *COMMON, *self.flags, f"-I{folder}", f"-I{SOURCE}", f"-isystem{self.headers()}", "-xc++", "-c",
                   str(compiled), "-o", str(mutant)], bug.name)
             # before the libraries: so the original's object is never taken out of them
-            need(self.linking.replace(f"-o {self.program} ", f"-o {program} {mutant} "), bug.name, shell=True, cwd=self.tree)
+            linking = self.linking[bug.program].replace(f"-o {self.path(bug.program)} ", f"-o {program} {mutant} ")
+            need(linking, bug.name, shell=True, cwd=self.tree)
             return self.says(program, bug.tests)
 
 
@@ -130,10 +138,10 @@ def need(command, what, **more):
 def check_originals(flavours, bugs):
     """Without a bug every flavour must pass, or what it says about bugs means nothing."""
     for flavour in flavours:
-        for tests in sorted({b.tests for b in bugs}):
-            said = flavour.says(flavour.tree / flavour.program, tests)
+        for program, tests in sorted({(b.program, b.tests) for b in bugs}):
+            said = flavour.says(flavour.tree / flavour.path(program), tests)
             if said:
-                sys.exit(f"{flavour.name}: the tests `{tests}` fail without any bug: {said}")
+                sys.exit(f"{flavour.name}: {program} {tests} fails without any bug: {said}")
 
 
 def main():
@@ -142,7 +150,8 @@ def main():
     every = int(arguments[arguments.index("--every") + 1]) if "--every" in arguments else 1
     bugs = [m for i, m in enumerate(read_mutations()) if i % every == 0 and (only in m.name or only in m.file)]
     folder = os.environ.get("CARTRIDGE_BUILD") or tempfile.mkdtemp()
-    flavours, failed = [Flavour(name, folder) for name in FLAVOURS], 0
+    programs = sorted({bug.program for bug in bugs})
+    flavours, failed = [Flavour(name, folder, programs) for name in FLAVOURS], 0
     check_originals(flavours, bugs)
     print(f"1..{len(bugs)}", flush=True)
     for n, bug in enumerate(bugs, 1):

@@ -7,7 +7,6 @@
  * ops_cases.c; here one batch is compared with the reference, so that equal does not mean equally wrong. */
 #include "kernels/cuda_device.h"
 #include "tests/ops_rig.h"
-#include "tests/simt/capture.h"
 #include "tests/simt/control.h"
 
 static const Ops *ops;
@@ -278,7 +277,7 @@ static void test_waves(void **state) {
 
 /* ---- limits ---- */
 
-/* One row of one head, behind the same key so many times; keys are zero, so that o is the mean of the values. */
+/* One row of one head, behind the same key so many times. Keys are zero: o is the mean of the values. */
 static void check_mean(OpsRig *r, AttnPlan *plan, int32_t prefixes) {
     enum { D = 64 };
     Tensor q = NORMAL(r, DT_BF16, 1, 1, 1, 1, D), o = BLANK(r, DT_BF16, 1, 1, D),
@@ -332,10 +331,10 @@ static void test_limits(void **state) {
     check_prefixes(1024, ST_UNSUPPORTED);
 }
 
-/* ---- graphs ---- */
+/* ---- recordings ---- */
 
 /* A launch that was recorded for one batch serves the next one: it finds the list in device memory. */
-static void test_graph(void **state) {
+static void test_recording(void **state) {
     (void)state;
     const World *w = &worlds[0];
     Batch first = {.guests = 0}, second = {.copies = true};
@@ -351,15 +350,17 @@ static void test_graph(void **state) {
     lay_out(&l, w, &first);
     assert_ok(ops->attn_plan(r.stream, plan, &l.layout));
     AttnArgs a = args_of(&r, w, &second, plan); /* as many rows as the first */
-    capture_begin(r.stream);
+    Recording *launch;
+    assert_true(ops->plan_records(plan));
+    assert_ok(ops->record(r.stream));
     assert_ok(ops->attn(r.stream, &a));
-    Capture *graph = capture_end(r.stream);
-    capture_replay(graph, r.stream);
+    assert_ok(ops->record_end(r.stream, &launch));
+    assert_ok(ops->replay(r.stream, launch));
     lay_out(&l, w, &second);
     assert_ok(ops->attn_plan(r.stream, plan, &l.layout));
-    for (int i = 0; i < 2; i++) capture_replay(graph, r.stream);
+    for (int i = 0; i < 2; i++) assert_ok(ops->replay(r.stream, launch));
     Result replayed = {4, ops_rig_read(&r, a.o), ops_rig_read(&r, a.lse)};
-    capture_close(graph);
+    ops->recording_close(launch);
     ops->plan_close(plan);
     ops_rig_close(&r);
     for (int32_t i = 0; i < second.guests; i++) {
@@ -398,7 +399,7 @@ static void test_bytes(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_company), cmocka_unit_test(test_agrees), cmocka_unit_test(test_waves),
-        cmocka_unit_test(test_limits),  cmocka_unit_test(test_graph),  cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_limits),  cmocka_unit_test(test_recording),  cmocka_unit_test(test_bytes),
     };
     char pattern[64];
     if (cuda_ops(&ops, 0)) {
