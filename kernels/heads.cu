@@ -28,9 +28,14 @@ struct HeadsShape {
 struct Turn {
     float cosine, sine;
 };
-/* Those of a token: number k of a lane's eight lies at [k][lane], so that no two lanes want the same bank. */
+/* What the threads of a block share; number k of a lane's eight pairs lies at [k][lane], so that no two lanes
+ * want the same bank. Angles of two tokens: those of the one before may still be in use. */
 struct Turns {
     float cosine[HALF_MAX], sine[HALF_MAX];
+};
+struct Shared {
+    Turns turns[2];
+    float freq[HALF_MAX];
 };
 
 /* Sine and cosine of any angle that a position has: at 131072 that is some 20000 turns. It is taken back to a
@@ -53,17 +58,27 @@ static __device__ __forceinline__ Turn turn_of(float x) {
     return Turn{(quarter + 1) & 2 ? -cosine : cosine, quarter & 2 ? -sine : sine};
 }
 
-/* The angles of token t, for the whole block. Those of the token before may still be in use: there are two
- * places, and who fills one of them again has passed the barrier that everybody reaches after having used it.
+/* Each thread makes the angles of certain places, the same ones for every token, and keeps their frequencies.
  */
-static __device__ __forceinline__ const Turns *turns_of(const HeadsShape &s, Turns *places, int32_t t,
-                                                        int32_t round) {
-    Turns *turns = &places[round % 2];
+static __device__ __forceinline__ int32_t first_place() {
+    return (int32_t)(threadIdx.y * blockDim.x + threadIdx.x);
+}
+static __device__ __forceinline__ void load_frequencies(Shared *shared, const HeadsShape &s) {
     const int32_t lanes = (int32_t)blockDim.x, threads = lanes * (int32_t)blockDim.y;
-    for (int32_t p = (int32_t)threadIdx.y * lanes + (int32_t)threadIdx.x; p < 8 * lanes; p += threads) {
+    for (int32_t p = first_place(); p < 8 * lanes; p += threads) {
         int32_t i = p % lanes * 8 + p / lanes;
-        if (i >= s.half) continue;
-        Turn turn = turn_of((float)s.pos[t] * s.freq[i]); /* an f32 product: see ops.h */
+        shared->freq[p] = i < s.half ? s.freq[i] : 0;
+    }
+}
+
+/* The angles of token t, for the whole block. Who fills a token's place for the next but one has passed the
+ * barrier that everybody reaches after having used it. */
+static __device__ __forceinline__ const Turns *turns_of(Shared *shared, const HeadsShape &s, int32_t t,
+                                                        int32_t round) {
+    Turns *turns = &shared->turns[round % 2];
+    const int32_t lanes = (int32_t)blockDim.x, threads = lanes * (int32_t)blockDim.y;
+    for (int32_t p = first_place(); p < 8 * lanes; p += threads) {
+        Turn turn = turn_of((float)s.pos[t] * shared->freq[p]); /* an f32 product: see ops.h */
         turns->cosine[p] = turn.cosine, turns->sine[p] = turn.sine;
     }
     __syncthreads();
@@ -234,11 +249,12 @@ static __device__ __forceinline__ void do_head(const HeadsBackTask &a, Head h, c
 /* ---- the kernel of both directions ---- */
 
 template <class Task> static __global__ void __launch_bounds__(ROW_THREADS) heads_kernel(Task a) {
-    SHARED_ARRAY(Turns, places, 2);
+    SHARED_ARRAY(Shared, shared, 1);
     const int32_t heads = a.s.H + 2 * a.s.G;
     const Norms w = load_norms(a.w_q, a.w_k, a.s);
+    load_frequencies(shared, a.s);
     for (int32_t t = (int32_t)blockIdx.x, round = 0; t < a.s.T; t += (int32_t)gridDim.x, round++) {
-        const Turns *turns = turns_of(a.s, places, t, round);
+        const Turns *turns = turns_of(shared, a.s, t, round);
         const int32_t slot = a.s.slot[t];
         for (int32_t first = 0; first < heads; first += (int32_t)blockDim.y)
             do_head(a, head_of(a.s, t, slot, first + (int32_t)threadIdx.y), w, turns);
