@@ -1,4 +1,4 @@
-/* files.c -- the assembler puts the files in as they are: 1.6 MB as C text would take the compiler seconds. */
+/* files.c -- the assembler puts the files in as they are; 1.6 MB of C would take the compiler seconds. */
 #include "tools/demo/files.h"
 
 #include <stddef.h>

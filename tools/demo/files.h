@@ -1,4 +1,4 @@
-/* files.h -- the demo model's folder, inside the program: `cartridge demo` works wherever the program lies. */
+/* files.h -- the demo model's folder, inside the program, so that `cartridge demo` works anywhere. */
 #ifndef TOOLS_DEMO_FILES_H
 #define TOOLS_DEMO_FILES_H
 
