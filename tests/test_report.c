@@ -115,6 +115,7 @@ static void test_numbers(void **state) {
     assert_string_equal(number_text(out, NAN, 3), "-");
     assert_string_equal(number_text(out, 1e300, 3), "-");
     assert_string_equal(tick_text(out, &small, 3e-5), "3e-5");
+    assert_string_equal(tick_text(out, &small, 0), "0");
     assert_string_equal(tick_text(out, &fine, 0.04), "0.04");
     assert_string_equal(tick_text(out, &large, 20000), "20,000");
 }
@@ -141,12 +142,20 @@ static void test_thin_curves_keep_their_spikes(void **state) {
 
 static void test_smooth_curves(void **state) {
     (void)state;
-    double y[] = {4, 1, NAN, 3, 6}, mean[5];
+    enum { N = 200, HALF = 7 };
+    double y[] = {4, 1, NAN, 3, 6}, mean[N], wide[N];
     curve_smooth(y, 5, 3, mean);
     assert_within(mean[0], 4, 0);
     assert_within(mean[1], 2.5, 1e-12);
     assert_within(mean[2], 2, 1e-12);
     assert_within(mean[4], 6, 0);
+    for (int i = 0; i < N; i++) wide[i] = share(3, (uint64_t)i);
+    curve_smooth(wide, N, 2 * HALF + 1, mean);
+    for (int i = HALF; i < N - HALF; i++) {
+        double sum = 0;
+        for (int j = i - HALF; j <= i + HALF; j++) sum += wide[j];
+        assert_within(mean[i], sum / (2 * HALF + 1), 1e-12);
+    }
 }
 
 /* ---- pages ---- */

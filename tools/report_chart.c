@@ -42,7 +42,8 @@ double tick_at(const Ticks *t, int i) {
 }
 
 const char *tick_text(char out[32], const Ticks *t, double value) {
-    if (value == 0 || t->digits < 5) return number_text(out, value, t->digits);
+    if (t->digits < 5) return number_text(out, value, t->digits);
+    if (value == 0) return strcpy(out, "0");
     double power = floor(log10(fabs(value)) + 1e-9), factor = value / pow(10, power);
     int digits = (int)fmax(0, power + t->digits);
     snprintf(out, 32, "%.*fe%d", digits > 6 ? 6 : digits, factor, (int)power);
@@ -73,14 +74,18 @@ int curve_thin(const double *x, const double *y, int n, int most, double *to_x, 
     return used;
 }
 
+/* Both ends of the window only move forward, so that one sum follows it, however wide it is. */
 void curve_smooth(const double *y, int n, int window, double *to) {
+    double sum = 0;
+    int count = 0, low = 0, high = 0; /* y[low .. high) is in the sum */
     for (int i = 0; i < n; i++) {
-        int half = window / 2, count = 0;
+        int half = window / 2;
         if (half > i) half = i;
         if (half > n - 1 - i) half = n - 1 - i;
-        double sum = 0;
-        for (int j = i - half; j <= i + half; j++)
-            if (isfinite(y[j])) sum += y[j], count++;
+        for (; high <= i + half; high++)
+            if (isfinite(y[high])) sum += y[high], count++;
+        for (; low < i - half; low++)
+            if (isfinite(y[low])) sum -= y[low], count--;
         to[i] = count ? sum / count : NAN;
     }
 }
