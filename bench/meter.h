@@ -33,7 +33,7 @@ Status meter_open(Meter *m, const char *device);
 void meter_close(Meter *m);
 int32_t meter_rows(const Meter *m, int32_t rows);    /* how many of `rows` rows this device should be given */
 bool meter_wants(const Meter *m, const Shape *shape); /* whether a model of these sizes is run unless asked for */
-Shape meter_shape(const Meter *m, Shape s);          /* as much of a model as the device is given */
+Shape meter_cut(const Meter *m); /* of the model, as much as the device is given where work grows with keys or tokens */
 
 /* ---- operands ---- */
 

@@ -123,9 +123,8 @@ bool meter_wants(const Meter *m, const Shape *s) {
     return on_gpu(m) || s->C <= 2048; /* larger models on a CPU: nobody waits for them */
 }
 
-Shape meter_shape(const Meter *m, Shape s) {
-    (void)m;
-    return s;
+Shape meter_cut(const Meter *m) {
+    return *m->shape;
 }
 
 /* ---- reports ---- */

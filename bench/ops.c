@@ -180,8 +180,8 @@ static void lay_out(CrowdLayout *c, const Crowd *crowd) {
     c->l = (AttnLayout){S * crowd->n, S, c->row, c->seg, c->segment, c->page, pages, pages, c->own, c->learned};
 }
 
-static void bench_attn_back(Meter *m, const Crowd *c, const CrowdLayout *k, const AttnArgs *a, double pairs) {
-    const Shape *s = m->shape;
+static void bench_attn_back(Meter *m, const Shape *s, const Crowd *c, const CrowdLayout *k, const AttnArgs *a,
+                            double pairs) {
     DType act = m->ops->act;
     Tensor dq = TAKE(m, DT_F32, k->l.T, s->H, s->D), d_o = NOISE(m, act, k->l.T, s->H, s->D), own[2], learned[2];
     for (int i = 0; i < 2; i++) {
@@ -196,7 +196,7 @@ static void bench_attn_back(Meter *m, const Crowd *c, const CrowdLayout *k, cons
 
 static void bench_attn_one(Meter *m, const Crowd *c) {
     static CrowdLayout k;
-    const Shape *s = m->shape;
+    const Shape cut = meter_cut(m), *s = &cut;
     DType act = m->ops->act;
     begin_group(m);
     lay_out(&k, c);
@@ -212,7 +212,7 @@ static void bench_attn_one(Meter *m, const Crowd *c) {
     AttnArgs a = {o, lse, q, keys, values, plan, 0.125f};
     RUN(m, attn, "", 2 * bytes_of(keys) + 2 * bytes_of(q) + bytes_of(lse), 4 * pairs * s->D, &a, "S %d, P %d, %d rows, past %d",
         c->S, c->P, c->n, c->past);
-    if (c->train) bench_attn_back(m, c, &k, &a, pairs);
+    if (c->train) bench_attn_back(m, s, c, &k, &a, pairs);
     m->ops->plan_close(plan);
 }
 
@@ -228,7 +228,7 @@ static void bench_attn(Meter *m) {
 
 static void bench_distill(Meter *m) {
     enum { K = 20 };
-    const int32_t W = meter_rows(m, 128) / 8, V = m->shape->V;
+    const int32_t W = meter_rows(m, 128) / 8, V = meter_cut(m).V;
     Tensor logits = meter_noise(m, TAKE(m, DT_F32, W, V), 9), loss = TAKE(m, DT_F32, W), kl = TAKE(m, DT_F32, W);
     Tensor best = TAKE(m, DT_I32, W), first = meter_counted(m, W + 1, 0, K), id = meter_counted(m, W * K, 11, 13);
     DistillArgs a = {loss, kl, best, logits, first, id, meter_floats(m, -4, W * K), 1.0f, false};
@@ -239,7 +239,7 @@ static void bench_distill(Meter *m) {
 
 static void bench_choice(Meter *m) {
     enum { K = 20 };
-    const int32_t W = meter_rows(m, 32) / 4, V = m->shape->V;
+    const int32_t W = meter_rows(m, 32) / 4, V = meter_cut(m).V;
     Tensor logits = meter_noise(m, TAKE(m, DT_F32, W, V), 9), ids = TAKE(m, DT_I32, W, K), logprobs = TAKE(m, DT_F32, W, K);
     TopkArgs top = {ids, logprobs, logits};
     RUN(m, topk, "", bytes_of(logits) + 2 * bytes_of(ids), 0, &top, "%d x %d, K %d", W, V, K);
@@ -257,7 +257,7 @@ static void bench_choice(Meter *m) {
 
 static void bench_adam(Meter *m) {
     enum { SLICES = 16, N = 4 };
-    const int32_t G = m->shape->G, D = m->shape->D;
+    const int32_t G = meter_cut(m).G, D = m->shape->D;
     Tensor p = NOISE(m, DT_F32, SLICES, N, G, KV_PAGE, D), g = NOISE(m, DT_F32, SLICES, N, G, KV_PAGE, D);
     Tensor moment = NOISE(m, DT_F32, SLICES, N, G, KV_PAGE, D), v = TAKE(m, DT_F32, SLICES, N, G, KV_PAGE, D);
     Tensor pool = TAKE(m, m->ops->act, SLICES, N, G, KV_PAGE, D), sum = TAKE(m, DT_F64, 1);
@@ -310,8 +310,7 @@ int main(int argc, char **argv) {
     meter_begin(&m);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         if (shape ? strcmp(shape, shapes[i].name) != 0 : !meter_wants(&m, &shapes[i])) continue;
-        Shape s = meter_shape(&m, shapes[i]);
-        m.shape = &s;
+        m.shape = &shapes[i];
         run_groups(&m, only);
     }
     meter_end(&m);
