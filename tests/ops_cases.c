@@ -820,9 +820,10 @@ void ops_case_spoil(const OpsCase *c, const Ops *ops, DType act) {
     ops_rig_close(&r);
 }
 
-void ops_case_repeat(const OpsCase *c, const Ops *ops, DType act) {
+void ops_case_repeat(const OpsCase *c, const Ops *ops, DType act, void (*between)(void)) {
     OpsRig r[2];
     for (int i = 0; i < 2; i++) {
+        if (i && between) between();
         ops_rig_open(&r[i], ops, act, DT_F32);
         c->run(&r[i], c->shape);
     }

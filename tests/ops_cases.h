@@ -24,8 +24,8 @@ extern const int ops_cases_count;
 void ops_case_check(const OpsCase *c, const Ops *ops, DType act);
 /* Every argument of every operation in the case, spoiled one at a time, is refused and nothing is written. */
 void ops_case_spoil(const OpsCase *c, const Ops *ops, DType act);
-/* Runs the case twice: same arguments, same bits. */
-void ops_case_repeat(const OpsCase *c, const Ops *ops, DType act);
+/* Runs the case twice: same arguments, same bits. `between` (or NULL) changes then what must not matter. */
+void ops_case_repeat(const OpsCase *c, const Ops *ops, DType act, void (*between)(void));
 /* attn_plan refuses every broken layout and plan_open every impossible head count, by name. */
 void ops_layouts_spoil(const Ops *ops, DType act);
 

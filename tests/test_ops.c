@@ -30,7 +30,7 @@ static void test_refuses(void **state) {
 
 static void test_repeats(void **state) {
     const Backend *b = *state;
-    for (int i = 0; i < ops_cases_count; i++) ops_case_repeat(&ops_cases[i], b->ops, b->act);
+    for (int i = 0; i < ops_cases_count; i++) ops_case_repeat(&ops_cases[i], b->ops, b->act, NULL);
 }
 
 /* Memory is counted, and its failures name the bytes; nothing that was opened before stays open. */
