@@ -34,7 +34,8 @@ Status device_choose(const char *name) {
     if (index < 0) return ST_OK;
     Status st = cuda_ops(&ops, index);
     if (!st) chosen = ops;
-    if (st != ST_NOTFOUND) return st;
-    if (!automatic) fprintf(stderr, "cartridge: %s; going on with the CPU\n", status_message());
+    bool unusable = automatic && st == ST_UNSUPPORTED;
+    if (st != ST_NOTFOUND && !unusable) return st;
+    if (!automatic || unusable) fprintf(stderr, "cartridge: %s; going on with the CPU\n", status_message());
     return ST_OK;
 }

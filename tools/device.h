@@ -5,8 +5,9 @@
 #include "kernels/ops.h"
 
 /* "cpu", "cuda" (the first device), "cuda:N", or "auto": the first device where there is one, else the CPU. A device that
- * is asked for and not there costs a line on stderr, and then it is the CPU. ST_ARG for any other name; ST_UNSUPPORTED
- * for a card that is too old. To be called once, before anything is opened. */
+ * is asked for and not there, or is there and not asked for but too old, costs a line on stderr, and then it is the CPU.
+ * ST_ARG for any other name; ST_UNSUPPORTED for a card that was asked for and is too old. To be called once, before
+ * anything is opened. */
 Status device_choose(const char *name);
 
 /* Which CUDA device such a name means, whether or not it is there; -1: the CPU. ST_ARG. */

@@ -67,6 +67,8 @@ static void test_choice(void **state) {
     }
     simt_device(1, TURING, CUDA_13);
     assert_fails(ST_UNSUPPORTED, device_choose("cuda"));
+    assert_ok(device_choose("auto"));
+    assert_ptr_equal(device_ops(), &ops_cpu);
     simt_device(2, AMPERE, CUDA_13);
     assert_ok(device_choose("cpu"));
     assert_ptr_equal(device_ops(), &ops_cpu);
