@@ -1,11 +1,10 @@
 /* sample.cu -- one token out of each row of logits, without the logits leaving the device.
  *
- *     logits_parts    block per part    sum of e^x and the best token of each part        reads all
- *     sample_rows     block per row     temperature 0: the best token                     reads nothing more
- *                                       no top_k, no top_p: the draw, over all            reads all once more
- *                                       else: best first, LIST at a time, until the
- *                                       filters end; the draw is over what they leave     twice more for each
- * LIST
+ *     logits_parts    block per part    sum of e^x and the best token of each part    reads all
+ *     sample_rows     block per row     temperature 0: the best token                 reads nothing more
+ *                                       no top_k, no top_p: the draw, over all        reads all once more
+ *                                       else: best first, LIST at a time, until
+ *                                       the filters end; the draw over what stays     twice more for each LIST
  *
  * Nothing sorts a vocabulary: what top_p leaves of a model's row is rarely more than one list. The draw is
  * the argmax of logit + Gumbel noise, which is one from the softmax; the noise of a token follows from (seed,

@@ -432,7 +432,7 @@ static void run_sample_ties(OpsRig *r, const void *shape) {
     assert_non_null(x);
     for (int32_t w = 0; w < ROWS; w++) {
         temperature[w] = w % 6 == 5 ? 0 : 1 + w % 2;
-        p[w] = top_p[w % 5], min_p[w] = w % 7 ? 0 : 0.25, k[w] = top_k[w % 4];
+        p[w] = top_p[w % 5], min_p[w] = w % 7 == 1 ? 0.5 : 0, k[w] = top_k[w % 4];
         for (int64_t v = 0; v < z->in; v++)
             x[w * z->in + v] = w % 5 == 2 ? 1 : round(3.0 * random_normal(8, (uint64_t)w, (uint64_t)v)) / 2;
     }
