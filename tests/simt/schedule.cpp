@@ -80,8 +80,12 @@ void fibre_wake(Fibre *f) {
     f->block->ready_warps |= 1u << f->warp->id;
 }
 
+/* At random a block makes way for the others after so many changes of threads, on average: blocks that are resident
+ * together overtake each other. */
+enum { TURN = 256 };
 void fibre_yield(Fibre *f) {
-    Fibre *next = fibre_next(f->block);
+    bool over = options.schedule == RANDOM && random_below(f->block->worker, TURN) == 0;
+    Fibre *next = over ? nullptr : fibre_next(f->block);
     if (next == f)
         f->state = RUNNING;
     else
@@ -236,6 +240,7 @@ static bool block_turn(Worker *w, Block *b, bool *ran) {
     while (b->ready_warps) {
         fibre_switch(nullptr, fibre_next(b), false);
         *ran = true;
+        if (options.schedule == RANDOM) break;
     }
     self = nullptr;
     if (!b->live) {
