@@ -428,6 +428,15 @@ static Status open_for_writing(Dataset *d, const DatasetInfo *info, bool resume,
     return prepare_writing(d);
 }
 
+/* With its journal, which SQLite leaves behind when what fails is its removal: a file of that name that is made
+ * later must not meet it. */
+static void remove_new(const char *path) {
+    char journal[PATH_MAX];
+    int n = snprintf(journal, sizeof journal, "%s-journal", path);
+    unlink(path);
+    if (n > 0 && (size_t)n < sizeof journal) unlink(journal);
+}
+
 Status dataset_create(Dataset **out, const char *path, const DatasetInfo *info, bool resume) {
     *out = NULL;
     bool created = false;
@@ -436,7 +445,7 @@ Status dataset_create(Dataset **out, const char *path, const DatasetInfo *info, 
     Status st = open_for_writing(d, info, resume, &created);
     if (st) {
         dataset_close(d);
-        if (created) unlink(path);
+        if (created) remove_new(path);
         return st;
     }
     *out = d;

@@ -50,6 +50,8 @@ static Status read_sizes(const Reader *r, ModelConfig *c) {
     int32_t D = c->head_dim;
     NEED(D == 32 || D == 64 || D == 96 || D == 128 || D == 256, ST_UNSUPPORTED,
          "%s: head_dim %d; possible are 32, 64, 96, 128, 256", r->path, D);
+    NEED(c->heads <= DIM_MAX / D, ST_UNSUPPORTED, "%s: %d heads of %d make rows of more than %d numbers", r->path,
+         c->heads, D, DIM_MAX);
     return ST_OK;
 }
 
