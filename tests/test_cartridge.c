@@ -419,6 +419,12 @@ static void write_byte(const char *path, size_t at, char byte) {
     assert_int_equal(fclose(f), 0);
 }
 
+static size_t header_end(const char *data) {
+    uint64_t n;
+    memcpy(&n, data, sizeof n);
+    return 8 + (size_t)n;
+}
+
 /* Promise 11. Every byte of the header, and of the rows one in every few, so that each place of a word is
  * met. */
 static void test_any_flipped_byte_is_noticed(void **state) {
@@ -428,8 +434,9 @@ static void test_any_flipped_byte_is_noticed(void **state) {
     assert_ok(cartridge_save(s.c, NULL, s.path));
     size_t n;
     char *data = read_all(s.path, &n);
-    assert_true(n > 8192);
-    for (size_t at = 0; at < n; at += at < 2000 ? 1 : 37) {
+    size_t header = header_end(data);
+    assert_true(n > 8192 && header < n && data[header - 1] == ' ' && data[8] == '{');
+    for (size_t at = 0; at < n; at += at < header ? 1 : 37) {
         Cartridge *c;
         write_byte(s.path, at, (char)(data[at] ^ (1 << (at % 8))));
         Status st = open_again(&s, &c);
@@ -451,7 +458,7 @@ static void test_any_truncation_is_noticed(void **state) {
     assert_ok(cartridge_save(s.c, NULL, s.path));
     size_t n;
     char *data = read_all(s.path, &n);
-    for (size_t size = n; size-- > 0; size -= size > 4200 && size < n - 50 && size > 300 ? 101 : 0) {
+    for (size_t size = n; size-- > 0;) {
         Cartridge *c;
         assert_int_equal(truncate(s.path, (off_t)size), 0);
         Status st = open_again(&s, &c);

@@ -136,12 +136,12 @@ static void test_every_flipped_byte_of_a_sealed_file_is_noticed(void **state) {
     free(bytes);
 }
 
-static void test_every_truncation_is_an_error(void **state) {
-    (void)state;
+/* With a seal and without: that a file is whole, it must show by its header alone. */
+static void truncate_everywhere(bool sealed) {
     char *bytes;
     size_t size;
     SafeFile *f;
-    write_some(scratch_path("some"), true);
+    write_some(scratch_path("some"), sealed);
     assert_ok(file_read(&bytes, &size, scratch_path("some")));
     for (size_t n = 0; n < size; n++) {
         scratch_put("short", bytes, n);
@@ -153,6 +153,12 @@ static void test_every_truncation_is_an_error(void **state) {
     scratch_put("long", bytes, size + 1);
     assert_fails(ST_FORMAT, safe_open(&f, scratch_path("long")));
     free(bytes);
+}
+
+static void test_every_truncation_is_an_error(void **state) {
+    (void)state;
+    truncate_everywhere(false);
+    truncate_everywhere(true);
 }
 
 /* ---- hostile headers ---- */
@@ -278,25 +284,63 @@ static uint64_t read_all(const SafeFile *f, size_t size) {
     return sum;
 }
 
+static const char likely[] = "0123456789{}[]\":,-.eE\\ ";
+static const char whole_header[] = "{\"t\":{" F32_8 RANGE("[0,8]") "},\"u\":{\"dtype\":\"BF16\",\"shape\":[2,2],"
+                                   RANGE("[8,16]") "},\"__metadata__\":{\"a\":\"b\"}}";
+enum { WHOLE_DATA = 16 };
+
+/* 1 if a file of these bytes opens, and then all that it claims is there. */
+static int opens(const char *bytes, size_t size) {
+    SafeFile *f;
+    scratch_put("foreign", bytes, size);
+    if (safe_open(&f, scratch_path("foreign"))) return 0;
+    read_all(f, size);
+    safe_close(f);
+    return 1;
+}
+
+/* Promise 11, of a file without a seal: each bit of its length and header turned over, each byte replaced by each that
+ * means something there. */
+static void test_every_header_byte_is_an_error_or_a_valid_parse(void **state) {
+    (void)state;
+    char *bytes;
+    size_t size;
+    int opened = 0, tried = 0;
+    put_file("plain", whole_header, sizeof whole_header - 1, WHOLE_DATA);
+    assert_ok(file_read(&bytes, &size, scratch_path("plain")));
+    assert_int_equal(opens(bytes, size), 1);
+    for (size_t i = 0; i < size - WHOLE_DATA; i++) {
+        char was = bytes[i];
+        for (int bit = 0; bit < 8; bit++, tried++) {
+            bytes[i] = (char)(was ^ 1 << bit);
+            opened += opens(bytes, size);
+        }
+        for (const char *c = likely; *c; c++, tried++) {
+            bytes[i] = *c;
+            opened += opens(bytes, size);
+        }
+        bytes[i] = was;
+    }
+    assert_in_range(opened, 10, tried / 2);
+    free(bytes);
+}
+
 /* Bytes of the header replaced at random, one to three of them, mostly by bytes that mean something there. */
 static void test_random_damage_is_an_error_or_a_valid_parse(void **state) {
     (void)state;
     enum { TRIES = 3000 };
-    static const char likely[] = "0123456789{}[]\":,-.eE\\ ";
-    static const char header[] = "{\"t\":{" F32_8 RANGE("[0,8]") "},\"u\":{\"dtype\":\"BF16\",\"shape\":[2,2],"
-                                 RANGE("[8,16]") "},\"__metadata__\":{\"a\":\"b\"}}";
     int opened = 0;
     for (uint64_t i = 0; i < TRIES; i++) {
-        char damaged[sizeof header];
-        memcpy(damaged, header, sizeof header);
+        char damaged[sizeof whole_header];
+        memcpy(damaged, whole_header, sizeof whole_header);
         for (uint64_t j = 0; j <= random_below(2, i, 0, 3); j++) {
-            uint64_t where = random_below(2, i, 3 * j + 1, sizeof header - 1);
+            uint64_t where = random_below(2, i, 3 * j + 1, sizeof whole_header - 1);
             damaged[where] = likely[random_below(2, i, 3 * j + 2, sizeof likely - 1)];
         }
         SafeFile *f;
-        put_file("damaged", damaged, sizeof header - 1, 16);
+        put_file("damaged", damaged, sizeof whole_header - 1, WHOLE_DATA);
         if (safe_open(&f, scratch_path("damaged"))) continue;
-        read_all(f, sizeof header + 16);
+        read_all(f, sizeof whole_header + WHOLE_DATA);
         opened++;
         safe_close(f);
     }
@@ -342,6 +386,7 @@ int main(void) {
         cmocka_unit_test(test_the_plain_header_is_fine),
         cmocka_unit_test(test_hostile_lengths),
         cmocka_unit_test(test_deep_nesting),
+        cmocka_unit_test(test_every_header_byte_is_an_error_or_a_valid_parse),
         cmocka_unit_test(test_random_damage_is_an_error_or_a_valid_parse),
         cmocka_unit_test(test_a_full_disk_leaves_the_old_file),
     };
