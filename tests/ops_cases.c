@@ -762,6 +762,7 @@ const OpsCase ops_cases[] = {
     {"topk, all alike", run_topk_alike, SIZES(2, 3001, 20), 4},
     {"sample, few tokens", run_sample, SIZES(60, 50, 0), 4},
     {"sample, a large vocabulary", run_sample, SIZES(30, 3001, 0), 4},
+    {"sample, several parts", run_sample, SIZES(4, 19997, 0), 4},
     {"sample, ties", run_sample_ties, SIZES(0, 2100, 0), 4},
     {"adam to bf16", run_adam, SIZES(1, 1, 40), 8},
     {"adam to f32", run_adam, SIZES(0, 2, 64), 8},
