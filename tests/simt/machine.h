@@ -159,6 +159,7 @@ struct Worker {
     const void *main_stack;
     size_t main_stack_bytes;
     uint64_t random;
+    bool turn_over; /* the running block shall let others run */
     int spinning;
     Counters counters;
 };
