@@ -159,7 +159,6 @@ struct Worker {
     const void *main_stack;
     size_t main_stack_bytes;
     uint64_t random;
-    bool turn_over; /* the running block shall let others run */
     int spinning;
     Counters counters;
 };

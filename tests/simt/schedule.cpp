@@ -12,7 +12,7 @@ namespace simt {
 Options options;
 const char *kernel_name = "?";
 
-enum { FAIL_EXIT = 97, GUARD = 64, SPIN_ROUNDS_MAX = 200000, TURN = 256 };
+enum { FAIL_EXIT = 97, GUARD = 64, SPIN_ROUNDS_MAX = 200000 };
 
 std::string describe(const Fibre *f) {
     char text[128];
@@ -80,16 +80,12 @@ void fibre_wake(Fibre *f) {
     f->block->ready_warps |= 1u << f->warp->id;
 }
 
-/* At random a block's turn also ends before it is stuck: else the first block of a persistent grid would do all the work
- * that blocks draw, and none would ever meet another half way. */
-static bool turn_ends(Worker *w) {
-    return options.schedule == RANDOM && options.resident > 1 && random_below(w, TURN) == 0;
-}
-
+/* At random a block makes way for the others after so many changes of threads, on average: blocks that are resident
+ * together overtake each other. */
+enum { TURN = 256 };
 void fibre_yield(Fibre *f) {
-    Worker *w = f->block->worker;
-    w->turn_over = turn_ends(w);
-    Fibre *next = w->turn_over ? nullptr : fibre_next(f->block);
+    bool over = options.schedule == RANDOM && random_below(f->block->worker, TURN) == 0;
+    Fibre *next = over ? nullptr : fibre_next(f->block);
     if (next == f)
         f->state = RUNNING;
     else
@@ -229,7 +225,7 @@ static void report_stuck(Worker *w, const char *kind) {
 static std::atomic<int> next_block;
 static struct { dim3 grid, block; size_t smem; int blocks; } job;
 
-/* Runs what can run of one slot, or part of it; false when it has nothing to do. */
+/* Runs what can run of one slot; false when it has nothing to do. */
 static bool block_turn(Worker *w, Block *b, bool *ran) {
     if (!b->busy) {
         int number = next_block.fetch_add(1);
@@ -241,9 +237,10 @@ static bool block_turn(Worker *w, Block *b, bool *ran) {
         w->counters.blocks++;
     }
     grid = &b->grid;
-    for (w->turn_over = false; b->ready_warps && !w->turn_over;) {
+    while (b->ready_warps) {
         fibre_switch(nullptr, fibre_next(b), false);
         *ran = true;
+        if (options.schedule == RANDOM) break;
     }
     self = nullptr;
     if (!b->live) {
