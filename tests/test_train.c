@@ -3,6 +3,7 @@
 #include "tests/test.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include "engine/transformer/capture.h"
 #include "kernels/base/random.h"
 #include "kernels/host.h"
+#include "tests/fail_calls.h"
 #include "tests/tiny_model.h"
 
 static char folder[] = "train.XXXXXX";
@@ -829,6 +831,46 @@ static void test_a_full_disk_leaves_the_last_checkpoint(void **state) {
     dataset_close(d);
 }
 
+/* A run in which the n-th call that writes fails. */
+static Status run_failing(World *w, Dataset *d, const char *name, int64_t n, bool *happened) {
+    TrainerOptions o = run_options();
+    Rig r;
+    o.run_dir = in_folder(name);
+    open_rig(&r, w, d, &o);
+    fail_call(n, EIO);
+    Status st = trainer_run(r.t, false, NULL, NULL, NULL);
+    *happened = fail_call_happened();
+    close_rig(&r);
+    return st;
+}
+
+/* Whichever call fails, of two checkpoints and their folder: no half of a checkpoint, no file beside it or left
+ * open, and resumed it is the run that nothing happened to. */
+static void test_any_call_that_fails_leaves_a_checkpoint(void **state) {
+    World *w = *state;
+    Dataset *d = make_data(w, "resume", 24, 5);
+    Stopper never = {0, 0};
+    int failed = 0, files = test_folder_count("/proc/self/fd");
+    clean_run("whole");
+    assert_ok(run_once(w, d, "whole", false, &never));
+    bool happened = true;
+    for (int64_t n = 0; happened; n++) {
+        clean_run("parts");
+        Status st = run_failing(w, d, "parts", n, &happened);
+        if (st) assert_int_equal(st, ST_IO);
+        failed += st != ST_OK;
+        assert_int_equal(test_folder_count("/proc/self/fd"), files);
+        assert_ok(run_once(w, d, "parts", true, &never));
+        assert_int_equal(test_folder_count(in_folder("parts")), 2); /* checkpoint and metrics */
+        assert_same_files("whole.cartridge", "parts.cartridge");
+        assert_same_metrics("whole", "parts");
+    }
+    assert_true(failed > 10); /* folder; open, write, sync, close, rename of each */
+    clean_run("parts");
+    clean_run("whole");
+    dataset_close(d);
+}
+
 static void assert_load_names(Rig *r, const char *path, const char *what) {
     assert_fails(ST_MISMATCH, trainer_load(r->t, path));
     assert_says(what);
@@ -1117,6 +1159,7 @@ int main(void) {
         cmocka_unit_test(test_patience_survives_a_stop),
         cmocka_unit_test(test_a_finished_run_can_be_resumed),
         cmocka_unit_test(test_a_full_disk_leaves_the_last_checkpoint),
+        cmocka_unit_test(test_any_call_that_fails_leaves_a_checkpoint),
         cmocka_unit_test(test_a_checkpoint_is_for_its_run),
         cmocka_unit_test(test_a_damaged_checkpoint_changes_nothing),
         cmocka_unit_test(test_another_machine_is_announced),
