@@ -104,7 +104,7 @@ static void unify(const char *s, char *to) {
     }
     *to = '\0';
     for (char *p = start; (p = strstr(p, "['"));) { /* x['role'] is x.role */
-        char *end = strstr(p, "']");
+        char *end = strstr(p + 2, "']"); /* behind it: in "[']" they share a quote */
         if (!end) break;
         size_t n = (size_t)(end - p) - 2;
         *p = '.';
