@@ -8,19 +8,6 @@
 
 #include "tests/fuzz/fuzz.h"
 
-enum { DIGITS = 64 };
-
-static void reseal(uint8_t *data, size_t size) {
-    static const char key[] = "\"sha256\":\"";
-    char hex[DIGITS + 1];
-    uint8_t *at = memmem(data, size, key, sizeof key - 1);
-    if (!at || (size_t)(data + size - at) < sizeof key - 1 + DIGITS) return;
-    at += sizeof key - 1;
-    memset(at, '0', DIGITS);
-    digest_hex(sha256_of(data, size), hex);
-    memcpy(at, hex, DIGITS);
-}
-
 static void check_description(const CartridgeInfo *info) {
     char *json, *again;
     CartridgeInfo back;
@@ -49,7 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     CartridgeData c;
     fuzz_check(copy);
     if (size) memcpy(copy, data, size);
-    reseal(copy, size);
+    fuzz_reseal(copy, size);
     const char *path = fuzz_file("a.cartridge", copy, size);
     if (cartridge_info_read(&info, path) == ST_OK) {
         check_description(&info);

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "kernels/base/status.h"
+#include "kernels/base/file.h"
 
 enum { PATHS = 4, PATH_BYTES = 512, NAMES = 8 };
 static char folder[PATH_BYTES / 2];
@@ -15,6 +15,13 @@ static const char *written[NAMES];
 void fuzz_broken(const char *file, int line, const char *what) {
     fprintf(stderr, "%s:%d: does not hold: %s\n  last failure: %s\n", file, line, what, status_message());
     abort();
+}
+
+/* The linker sends fsync here: these files need not outlive the power. */
+int __wrap_fsync(int fd);
+int __wrap_fsync(int fd) {
+    (void)fd;
+    return 0;
 }
 
 static void remove_folder(void) {
@@ -70,4 +77,16 @@ uint8_t fuzz_byte(FuzzInput *in) {
     if (!in->n) return 0;
     in->n--;
     return *in->p++;
+}
+
+void fuzz_reseal(uint8_t *data, size_t size) {
+    enum { DIGITS = 64 };
+    static const char key[] = "\"sha256\":\"";
+    char hex[DIGITS + 1];
+    uint8_t *at = memmem(data, size, key, sizeof key - 1);
+    if (!at || (size_t)(data + size - at) < sizeof key - 1 + DIGITS) return;
+    at += sizeof key - 1;
+    memset(at, '0', DIGITS);
+    digest_hex(sha256_of(data, size), hex);
+    memcpy(at, hex, DIGITS);
 }

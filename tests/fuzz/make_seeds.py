@@ -149,6 +149,28 @@ def seeds_cartridge():
     put("cartridge", "other-shape", cartridge(INFO, 1, (1, 1, 32)))
 
 
+PEFT = {"peft_type": "CARTRIDGE", "num_virtual_tokens": 2, "num_frozen_tokens": 1, "num_layers": 2, "num_attention_heads": 1,
+        "num_transformer_submodules": 1, "token_dim": 32, "task_type": "CAUSAL_LM"}
+
+
+def peft(config, header_more, dtype="BF16", size=2):
+    table = {"prompt_embeddings": tensor(dtype, [2, 128], 0, 256 * size)}
+    data = safetensors({"__metadata__": {"format": "pt", **header_more}, **table}, bytes(i % 60 for i in range(256 * size)))
+    if "sha256" in header_more:
+        data = data.replace(b"0" * 64, hashlib.sha256(data).hexdigest().encode(), 1)
+    return json.dumps(config).encode() + b"\0" + data
+
+
+def seeds_peft():
+    info = {**INFO, "layers": 2}
+    put("peft", "foreign", peft(PEFT, {}))
+    put("peft", "foreign-f32", peft(PEFT, {}, "F32", 4))
+    put("peft", "little-said", peft({"peft_type": "CARTRIDGE", "num_virtual_tokens": 2}, {}))
+    put("peft", "ours", peft(PEFT, {"sha256": "0" * 64, "cartridge": json.dumps(info)}))
+    put("peft", "ours-of-no-heads", peft(PEFT, {"sha256": "0" * 64, "cartridge": json.dumps({**info, "kv_heads": 0})}))
+    put("peft", "lora", peft({**PEFT, "peft_type": "LORA"}, {}))
+
+
 def pickled(*chunks):
     return b"\x80\x02" + b"".join(chunks) + b"."
 
@@ -259,6 +281,21 @@ def seeds_settings():
     put("settings", "quotes", '[chat]\nmodel = "\\\\"#\n[train]\nname = "\ta" \nnote = \'x\'\nout = #\n')
 
 
+def seeds_metrics():
+    step = {"step": 1, "steps": 3, "conversations": 4, "rows": 90, "supervised": 30, "loss": 2.345678, "kl": 2, "grad_norm": 0.5,
+            "lr": 0.01, "seconds": 1.5}
+    held = {"step": 2, "heldout_loss": 1.25, "heldout_kl": 0.5, "heldout_agree": 0.75, "conversations": 4, "supervised": 40}
+    lines = [step, {**step, "step": 2, "loss": None}, held, {"step": 2, "note": "<b> & \x01"}, {**step, "step": 3, "loss": 1}]
+    whole = "".join(json.dumps(line) + "\n" for line in lines)
+    put("metrics", "run", whole)
+    put("metrics", "cut", whole[:-9])
+    put("metrics", "one", json.dumps(step) + "\n")
+    put("metrics", "huge", "".join(json.dumps({**step, "step": s, "steps": 2**53, "loss": v, "seconds": -v, "lr": v}) + "\n"
+                                   for s, v in ((0, 1e308), (2**53, -1e308))))
+    put("metrics", "tiny", "".join(json.dumps({**step, "step": s, "loss": v, "lr": v, "seconds": v}) + "\n"
+                                   for s, v in ((0, 5e-324), (1, 1e-320), (2, 0))))
+
+
 for seeds in (seeds_safetensors, seeds_config, seeds_tokenizer, seeds_chat, seeds_cartridge, seeds_torch, seeds_dataset,
-              seeds_options, seeds_settings):
+              seeds_options, seeds_settings, seeds_peft, seeds_metrics):
     seeds()
