@@ -104,7 +104,7 @@ class Recipe:
     make logits of all their rows, all of a conversation is learned, one conversation at a time; here with one
     update for all of them, as in the step it is compared with."""
 
-    def __init__(self, job, document, limit=None):
+    def __init__(self, job, document):
         from peft import CartridgeConfig, get_peft_model
 
         self.teacher, self.document = load(job["model"]), document
@@ -114,7 +114,7 @@ class Recipe:
         self.student.prompt_encoder["default"].load_prompt_embeddings(rows.permute(2, 0, 1, 3).flatten(1))
         learned = [p for p in self.student.parameters() if p.requires_grad]
         self.adam = torch.optim.AdamW(learned, lr=job["lr"])
-        self.conversations = job["conversations"][:limit]
+        self.conversations = job["conversations"]
         self.tokens = sum(len(c["token"]) for c in self.conversations)
 
     def student_logits(self, ids):
