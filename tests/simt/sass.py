@@ -16,7 +16,7 @@ ELF_MAGIC, EM_CUDA = b"\x7fELF\x02\x01", 190
 ATTR_REGISTERS, ATTR_THREADS = 0x2F, 0x05  # of .nv.info: EIATTR_REGCOUNT, EIATTR_MAX_THREADS
 REGISTERS = 65536  # of a multiprocessor
 
-TENSOR = re.compile(r"skinny|prefill_tile|decode_items|back_keys|back_queries|back_row_statistics")
+TENSOR = re.compile(r"skinny|prefill_tile|attn_decode|back_keys|back_queries|back_row_statistics")
 
 
 class Image:
