@@ -12,10 +12,15 @@
 
 /* ---- reading ---- */
 
-/* null is how the file writes what is no number. */
+/* null is how the file writes what is no number. What is too large or too small to be measured is taken as no
+ * number and as 0: an axis from 0 to the smallest double has no steps. */
 static Status number_or_nan(const cJSON *o, const char *key, double *out, const char *where) {
+    static const double most = 1e150, least = 1e-150;
     *out = NAN;
-    return json_number_or(o, key, out, where);
+    TRY(json_number_or(o, key, out, where));
+    if (fabs(*out) > most) *out = NAN;
+    if (fabs(*out) < least) *out = 0;
+    return ST_OK;
 }
 
 typedef struct Field {
@@ -56,7 +61,9 @@ static Status read_heldout(Run *r, const cJSON *o, const char *where) {
                            {"heldout_agree", r->held_agree + i},
                            {"conversations", &r->held_conversations},
                            {"supervised", &r->held_supervised}};
-    TRY(json_number(o, "step", &r->held_step[i], where));
+    int64_t step;
+    TRY(json_integer(o, "step", 0, (int64_t)1 << 53, &step, where));
+    r->held_step[i] = (double)step;
     r->helds++;
     return read_fields(o, field, sizeof field / sizeof *field, where);
 }
