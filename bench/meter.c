@@ -39,7 +39,8 @@ Tensor meter_noise(Meter *m, Tensor t, float size) {
     Tensor from = m->noise[t.dtype == DT_BF16];
     size_t bytes = tensor_bytes(t), block = tensor_bytes(from);
     for (size_t at = 0; at < bytes; at += block)
-        must(m->ops->copy(m->stream, (char *)t.data + at, from.data, bytes - at < block ? bytes - at : block));
+        must(
+            m->ops->copy(m->stream, (char *)t.data + at, from.data, bytes - at < block ? bytes - at : block));
     must(m->ops->sync(m->stream));
     return t;
 }

@@ -1,8 +1,10 @@
-/* meter_count.c -- what a kernel moves and multiplies, counted by the emulator, against the least there could be.
+/* meter_count.c -- what a kernel moves and multiplies, counted by the emulator, against the least there could
+ * be.
  *
- * Not speed, but what speed is made of: bytes of device memory (whatever a cache may save), matrix instructions, and
- * accesses of shared memory that had to wait for a bank. The emulator is slow: attention and Adam get one key head of a
- * model with its query heads, and logits an eighth of the vocabulary; what is counted is proportional to their number. */
+ * Not speed, but what speed is made of: bytes of device memory (whatever a cache may save), matrix
+ * instructions, and accesses of shared memory that had to wait for a bank. The emulator is slow: attention
+ * and Adam get one key head of a model with its query heads, and logits an eighth of the vocabulary; what is
+ * counted is proportional to their number. */
 #include <stdio.h>
 #include <string.h>
 
@@ -13,7 +15,8 @@
 enum { MEGABYTES = 600, FLOP_PER_MMA = 4096 };
 
 Status meter_open(Meter *m, const char *device) {
-    NEED(!strcmp(device, "simt"), ST_ARG, "--device %s: this program runs simt; cpu and cuda are bench_ops's", device);
+    NEED(!strcmp(device, "simt"), ST_ARG, "--device %s: this program runs simt; cpu and cuda are bench_ops's",
+         device);
     m->device = "simt";
     TRY(cuda_ops(&m->ops, 0));
     TRY(m->ops->mem_open(&m->mem, (size_t)MEGABYTES << 20));
@@ -30,7 +33,8 @@ int32_t meter_rows(const Meter *m, int32_t rows) {
 
 bool meter_wants(const Meter *m, const Shape *shape) {
     (void)m;
-    return !strcmp(shape->name, "smollm2") || !strcmp(shape->name, "llama3b"); /* a head size each; others on demand */
+    return !strcmp(shape->name, "smollm2") ||
+           !strcmp(shape->name, "llama3b"); /* a head size each; others on demand */
 }
 
 Shape meter_cut(const Meter *m) {
@@ -45,8 +49,8 @@ void meter_begin(const Meter *m) {
     if (m->json)
         printf("{\"device\": \"simt\", \"results\": [");
     else
-        printf("%-10s %-12s %-34s %12s %7s %10s %7s %10s\n", "model", "operation", "sizes", "bytes", "/least", "mma", "/least",
-               "bank waits");
+        printf("%-10s %-12s %-34s %12s %7s %10s %7s %10s\n", "model", "operation", "sizes", "bytes", "/least",
+               "mma", "/least", "bank waits");
 }
 
 void meter_end(const Meter *m) {
@@ -63,8 +67,8 @@ static void print_share(double got, double least) {
     least > 0 ? printf(" %12.0f %7.3f", got, got / least) : printf(" %12.0f %7s", got, "-");
 }
 
-void meter_run(Meter *m, const char *name, const char *kernel, const char *sizes, double bytes, double flops, Call call,
-               const void *args) {
+void meter_run(Meter *m, const char *name, const char *kernel, const char *sizes, double bytes, double flops,
+               Call call, const void *args) {
     simt_counters_clear();
     must(call(m, args));
     must(m->ops->sync(m->stream));
@@ -72,9 +76,11 @@ void meter_run(Meter *m, const char *name, const char *kernel, const char *sizes
     if (!c.launches) return; /* not a kernel of ours: cuBLASLt's product */
     double moved = (double)(c.read + c.written), mma = (double)c.mma;
     if (m->json) {
-        printf("%s\n{\"model\": \"%s\", \"operation\": \"%s\", \"sizes\": \"%s\", \"bytes\": %.0f, \"least_bytes\": %.0f, "
+        printf("%s\n{\"model\": \"%s\", \"operation\": \"%s\", \"sizes\": \"%s\", \"bytes\": %.0f, "
+               "\"least_bytes\": %.0f, "
                "\"mma\": %.0f, \"least_mma\": %.0f, \"bank_waits\": %.4f}",
-               m->any ? "," : "", m->shape->name, name, sizes, moved, bytes, mma, flops / FLOP_PER_MMA, bank_waits(&c));
+               m->any ? "," : "", m->shape->name, name, sizes, moved, bytes, mma, flops / FLOP_PER_MMA,
+               bank_waits(&c));
     } else {
         printf("%-10s %-12s %-34s", m->shape->name, name, sizes);
         print_share(moved, bytes);

@@ -1,10 +1,11 @@
 /* meter_time.c -- time on a CPU or a GPU, against what the device can do.
  *
- * Two ceilings are measured first: moving memory and multiplying, with this program's own operations where the device is
- * a GPU, with a sum and sgemm where it is the CPU. An operation that must move b bytes and make f operations of
- * arithmetic takes at least max(b / bandwidth, f / rate); the percentage is that over the time it took. Times are the
- * fastest of several; operands fit a cache where the model's do, so a percentage above 100 means that they stayed in
- * one. On a GPU several calls are queued at a time, so that a launch costs what it costs in a pass. */
+ * Two ceilings are measured first: moving memory and multiplying, with this program's own operations where
+ * the device is a GPU, with a sum and sgemm where it is the CPU. An operation that must move b bytes and make
+ * f operations of arithmetic takes at least max(b / bandwidth, f / rate); the percentage is that over the
+ * time it took. Times are the fastest of several; operands fit a cache where the model's do, so a percentage
+ * above 100 means that they stayed in one. On a GPU several calls are queued at a time, so that a launch
+ * costs what it costs in a pass. */
 #include <cblas.h>
 #undef I
 #include <math.h>
@@ -43,7 +44,11 @@ static double fastest(Meter *m, Call call, const void *args) {
 
 /* ---- ceilings ---- */
 
-typedef struct Ceiling { Tensor x, w, y; int32_t n; uint64_t sum; } Ceiling;
+typedef struct Ceiling {
+    Tensor x, w, y;
+    int32_t n;
+    uint64_t sum;
+} Ceiling;
 
 static Status sum_memory(Meter *m, const void *args) {
     Ceiling *c = (Ceiling *)(uintptr_t)args;
@@ -60,8 +65,8 @@ static Status sum_memory(Meter *m, const void *args) {
 static Status multiply_cpu(Meter *m, const void *args) {
     const Ceiling *c = args;
     (void)m;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, c->n, c->n, c->n, 1, c->x.data, c->n, c->w.data, c->n, 0, c->y.data,
-                c->n);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, c->n, c->n, c->n, 1, c->x.data, c->n, c->w.data,
+                c->n, 0, c->y.data, c->n);
     return ST_OK;
 }
 
@@ -94,7 +99,8 @@ static Status choose(Meter *m, const char *device) {
     m->ops = &ops_cpu;
     m->device = "cpu";
     if (!strcmp(device, "cpu")) return ST_OK;
-    NEED(!strncmp(device, "cuda", 4), ST_ARG, "--device %s: this program runs cpu and cuda[:N]; simt is bench_ops_simt's", device);
+    NEED(!strncmp(device, "cuda", 4), ST_ARG,
+         "--device %s: this program runs cpu and cuda[:N]; simt is bench_ops_simt's", device);
     int32_t index = device[4] == ':' ? atoi(device + 5) : 0;
     CudaDevice d;
     TRY(cuda_ops(&m->ops, index));
@@ -131,11 +137,12 @@ Shape meter_cut(const Meter *m) {
 
 void meter_begin(const Meter *m) {
     if (m->json)
-        printf("{\"device\": \"%s\", \"bytes_per_s\": %.4g, \"flop_per_s\": %.4g, \"results\": [", m->device, m->bandwidth,
-               m->rate);
+        printf("{\"device\": \"%s\", \"bytes_per_s\": %.4g, \"flop_per_s\": %.4g, \"results\": [", m->device,
+               m->bandwidth, m->rate);
     else
-        printf("%s: ceilings %.1f GB/s, %.1f GFLOP/s\n\n%-10s %-12s %-34s %12s %9s %11s %8s\n", m->device, m->bandwidth * 1e-9,
-               m->rate * 1e-9, "model", "operation", "sizes", "time", "GB/s", "GFLOP/s", "ceiling");
+        printf("%s: ceilings %.1f GB/s, %.1f GFLOP/s\n\n%-10s %-12s %-34s %12s %9s %11s %8s\n", m->device,
+               m->bandwidth * 1e-9, m->rate * 1e-9, "model", "operation", "sizes", "time", "GB/s", "GFLOP/s",
+               "ceiling");
 }
 
 void meter_end(const Meter *m) {
@@ -146,12 +153,13 @@ static void print_number(double x, int width) {
     x > 0 ? printf(" %*.1f", width, x) : printf(" %*s", width, "-");
 }
 
-void meter_run(Meter *m, const char *name, const char *kernel, const char *sizes, double bytes, double flops, Call call,
-               const void *args) {
+void meter_run(Meter *m, const char *name, const char *kernel, const char *sizes, double bytes, double flops,
+               Call call, const void *args) {
     (void)kernel;
     double seconds = fastest(m, call, args), least = fmax(bytes / m->bandwidth, flops / m->rate);
     if (m->json) {
-        printf("%s\n{\"model\": \"%s\", \"operation\": \"%s\", \"sizes\": \"%s\", \"seconds\": %.4e, \"bytes\": %.0f, "
+        printf("%s\n{\"model\": \"%s\", \"operation\": \"%s\", \"sizes\": \"%s\", \"seconds\": %.4e, "
+               "\"bytes\": %.0f, "
                "\"flop\": %.0f, \"of_ceiling\": %.3f}",
                m->any ? "," : "", m->shape->name, name, sizes, seconds, bytes, flops, least / seconds);
     } else {

@@ -1,6 +1,6 @@
-/* attn_plan.cu -- see attn_plan.cuh. Arrays are taken once, for the largest batch; a batch's lists are built in pinned
- * memory and brought over by copies that the device makes when it gets there, so planning never waits for a pass that is
- * still running: only for the previous plan's copies. */
+/* attn_plan.cu -- see attn_plan.cuh. Arrays are taken once, for the largest batch; a batch's lists are built
+ * in pinned memory and brought over by copies that the device makes when it gets there, so planning never
+ * waits for a pass that is still running: only for the previous plan's copies. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -5,7 +5,8 @@
 
 Status cuda_device_count(int32_t *n) {
     *n = 0;
-    FAIL(ST_NOTFOUND, "this program was built without the CUDA toolkit; install it and build again, or use --device cpu");
+    FAIL(ST_NOTFOUND,
+         "this program was built without the CUDA toolkit; install it and build again, or use --device cpu");
 }
 
 Status cuda_device_read(CudaDevice *out, int32_t index) {

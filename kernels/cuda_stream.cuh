@@ -1,8 +1,10 @@
-/* cuda_stream.cuh -- the host side that all .cu files share: streams with their scratch, launches that fail by name.
+/* cuda_stream.cuh -- the host side that all .cu files share: streams with their scratch, launches that fail
+ * by name.
  *
- * An operation is a host function  Status op_cuda(Stream *, const OpArgs *)  in the file of its kernels. It calls the
- * contract's check (checks.h), then cuda_begin, then launches with TRY_LAUNCH. Nothing here waits for the device: what
- * a kernel does wrong shows at the next sync, which names the operation that was running (see cuda_begin). */
+ * An operation is a host function  Status op_cuda(Stream *, const OpArgs *)  in the file of its kernels. It
+ * calls the contract's check (checks.h), then cuda_begin, then launches with TRY_LAUNCH. Nothing here waits
+ * for the device: what a kernel does wrong shows at the next sync, which names the operation that was running
+ * (see cuda_begin). */
 #ifndef KERNELS_CUDA_STREAM_CUH
 #define KERNELS_CUDA_STREAM_CUH
 
@@ -15,13 +17,14 @@ struct CudaStream {
     cudaStream_t queue;
     int processors; /* multiprocessors of the device: what a persistent grid is sized by */
     StreamLimits limits;
-    /* One scratch for all operations: work on a stream runs in order, so each may use all of it while it runs. What it
-     * holds between two operations is undefined. */
+    /* One scratch for all operations: work on a stream runs in order, so each may use all of it while it
+     * runs. What it holds between two operations is undefined. */
     void *scratch;
     size_t scratch_bytes;
-    /* Counters for "the last block to arrive": zero between operations, and whoever counts one up puts it back. */
+    /* Counters for "the last block to arrive": zero between operations, and whoever counts one up puts it
+     * back. */
     uint32_t *ticket;
-    struct Matmul *matmul; /* linear.cu */
+    struct Matmul *matmul;   /* linear.cu */
     struct Staging *staging; /* ops_cuda.cu: pinned memory that host-to-device copies pass through */
     uint32_t *running;       /* pinned: number of the operation that the device is busy with */
     bool recording;          /* a graph, not doing */
@@ -37,7 +40,7 @@ Status cuda_begin(CudaStream *s, const char *op);
 /* What a call of the runtime returned, as a Status whose message names `what`. */
 Status cuda_status(const char *what, cudaError_t e);
 
-#define TRY_CUDA(what, call)                         TRY(cuda_status((what), (call)))
+#define TRY_CUDA(what, call) TRY(cuda_status((what), (call)))
 #define TRY_LAUNCH(op, kernel, grid, block, smem, s, ...)                                                    \
     TRY_CUDA(op, LAUNCH(kernel, grid, block, smem, (s)->queue, __VA_ARGS__))
 
@@ -50,7 +53,8 @@ static inline int64_t blocks_for(int64_t n, int64_t per_block) {
     return (n + per_block - 1) / per_block;
 }
 
-/* Chooses a kernel by the type of a tensor: WITH_FLOAT(a->x, X, { LAUNCH of kernel<X> }) with X float or bf16. */
+/* Chooses a kernel by the type of a tensor: WITH_FLOAT(a->x, X, { LAUNCH of kernel<X> }) with X float or
+ * bf16. */
 #define WITH_FLOAT(tensor, X, ...)                                                                           \
     do {                                                                                                     \
         if ((tensor).dtype == DT_F32) {                                                                      \

@@ -1,10 +1,11 @@
 /* linear_skinny.cu -- y[T,O] = x[T,I] w[O,I]^T for T <= 16: decoding. Its time is that of reading w once.
  *
- * A block owns 16 outputs, its warps share I. The product runs on tensor cores, with w as the 16-row operand and the
- * rows of x as its columns, so that 1 to 8 rows cost what w costs. In an mma of depth 16, thread (g, q) of a warp holds
- * the depths 2q, 2q+1, 2q+8, 2q+9 of row g of w and of column g of x. Which depths of I those are does not matter as
- * long as both operands agree; so thread q takes the eight consecutive depths 8q .. 8q+7 of a stretch of 32, for two
- * mmas, and both operands come from memory by 16-byte loads straight into the registers where the mma wants them:
+ * A block owns 16 outputs, its warps share I. The product runs on tensor cores, with w as the 16-row operand
+ * and the rows of x as its columns, so that 1 to 8 rows cost what w costs. In an mma of depth 16, thread (g,
+ * q) of a warp holds the depths 2q, 2q+1, 2q+8, 2q+9 of row g of w and of column g of x. Which depths of I
+ * those are does not matter as long as both operands agree; so thread q takes the eight consecutive depths 8q
+ * .. 8q+7 of a stretch of 32, for two mmas, and both operands come from memory by 16-byte loads straight into
+ * the registers where the mma wants them:
  *
  *     depth of I    0 .......7 8 ......15 16 .....23 24 .....31
  *     thread q      0          1          2          3
@@ -15,7 +16,8 @@
 #include "kernels/linear_skinny.cuh"
 
 enum { OUTPUTS = 16, WARPS = 4, STRETCH = 32, ROWS_MAX = 16, COLUMNS = 8, STRETCHES_AHEAD = 4 };
-enum { PITCH = OUTPUTS + 4 }; /* of the sums in shared memory: those that a warp stores together lie in all banks */
+/* Of the sums in shared memory: with it those that a warp stores together lie in all banks. */
+enum { PITCH = OUTPUTS + 4 };
 
 bool skinny_suits(Tensor x, Tensor w) {
     return x.dtype == DT_BF16 && w.dtype == DT_BF16 && x.dim[0] <= ROWS_MAX && x.dim[1] % STRETCH == 0 &&
@@ -30,17 +32,20 @@ struct Skinny {
 };
 
 /* Eight depths of a row; zeros for a row that is not there. */
-static __device__ __forceinline__ Vec16 depths_of(const bf16 *rows, int32_t row, int32_t count, int32_t I, int32_t i) {
+static __device__ __forceinline__ Vec16 depths_of(const bf16 *rows, int32_t row, int32_t count, int32_t I,
+                                                  int32_t i) {
     Vec16 zero = {{0, 0, 0, 0}};
     return row < count ? load16(rows + (int64_t)row * I + i) : zero;
 }
 
 /* sum[c] += the products of one stretch: w rows g and g+8 against columns 8c+g of x. */
 template <int TILES>
-static __device__ __forceinline__ void multiply_stretch(float (&sum)[TILES][4], const Skinny &p, int32_t o, int32_t i) {
+static __device__ __forceinline__ void multiply_stretch(float (&sum)[TILES][4], const Skinny &p, int32_t o,
+                                                        int32_t i) {
     const int32_t g = (threadIdx.x & 31) >> 2;
     Vec16 low = depths_of(p.w, o + g, p.O, p.I, i), high = depths_of(p.w, o + g + 8, p.O, p.I, i);
-    uint32_t first[4] = {low.w[0], high.w[0], low.w[1], high.w[1]}, second[4] = {low.w[2], high.w[2], low.w[3], high.w[3]};
+    uint32_t first[4] = {low.w[0], high.w[0], low.w[1], high.w[1]},
+             second[4] = {low.w[2], high.w[2], low.w[3], high.w[3]};
 #pragma unroll
     for (int c = 0; c < TILES; c++) {
         Vec16 x = depths_of(p.x, c * COLUMNS + g, p.T, p.I, i);
@@ -49,7 +54,8 @@ static __device__ __forceinline__ void multiply_stretch(float (&sum)[TILES][4], 
     }
 }
 
-template <class Y> static __device__ __forceinline__ void store_output(const Skinny &p, int32_t t, int32_t o, float v) {
+template <class Y>
+static __device__ __forceinline__ void store_output(const Skinny &p, int32_t t, int32_t o, float v) {
     int64_t i = (int64_t)t * p.O + o;
     if (p.b) v += __bfloat162float(p.b[o]);
     if (p.residual) v += (float)((const Y *)p.residual)[i];
@@ -57,11 +63,12 @@ template <class Y> static __device__ __forceinline__ void store_output(const Ski
 }
 
 template <class Y, int TILES> static __global__ void __launch_bounds__(WARPS * 32) skinny(Skinny p) {
-    SHARED_ARRAY(float, part, WARPS * TILES * COLUMNS * PITCH);
+    SHARED_ARRAY(float, part, WARPS *TILES *COLUMNS *PITCH);
     const int32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, o = blockIdx.x * OUTPUTS;
     float sum[TILES][4] = {};
 #pragma unroll STRETCHES_AHEAD
-    for (int32_t i = warp * STRETCH; i < p.I; i += WARPS * STRETCH) multiply_stretch(sum, p, o, i + lane % 4 * 8);
+    for (int32_t i = warp * STRETCH; i < p.I; i += WARPS * STRETCH)
+        multiply_stretch(sum, p, o, i + lane % 4 * 8);
 #pragma unroll
     for (int c = 0; c < TILES; c++)
 #pragma unroll
@@ -80,8 +87,8 @@ template <class Y, int TILES> static __global__ void __launch_bounds__(WARPS * 3
 }
 
 Status skinny_run(CudaStream *s, Tensor y, Tensor x, Tensor w, Tensor b, Tensor residual) {
-    Skinny p = {y.data, (const bf16 *)x.data, (const bf16 *)w.data, (const bf16 *)b.data, residual.data, (int32_t)x.dim[0],
-                (int32_t)x.dim[1], (int32_t)w.dim[0]};
+    Skinny p = {y.data,        (const bf16 *)x.data, (const bf16 *)w.data, (const bf16 *)b.data,
+                residual.data, (int32_t)x.dim[0],    (int32_t)x.dim[1],    (int32_t)w.dim[0]};
     dim3 grid((unsigned)blocks_for(p.O, OUTPUTS)), block(WARPS * 32);
     WITH_FLOAT(y, Y, {
         if (p.T <= COLUMNS)

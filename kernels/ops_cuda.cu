@@ -1,7 +1,7 @@
 /* ops_cuda.cu -- the CUDA backend's table, its device, memory and streams.
  *
- * A process uses one device (several GPUs: one rank each). The runtime is linked statically and the driver found at run
- * time, so the same binary starts on a machine without either and says what is missing. */
+ * A process uses one device (several GPUs: one rank each). The runtime is linked statically and the driver
+ * found at run time, so the same binary starts on a machine without either and says what is missing. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,20 +15,22 @@ extern "C" {
 /* ---- errors ---- */
 
 Status cuda_status(const char *what, cudaError_t e) {
-    NEED(e == cudaSuccess, e == cudaErrorMemoryAllocation ? ST_NOMEM : ST_DEVICE, "%s: %s (%s)", what, cudaGetErrorString(e),
-         cudaGetErrorName(e));
+    NEED(e == cudaSuccess, e == cudaErrorMemoryAllocation ? ST_NOMEM : ST_DEVICE, "%s: %s (%s)", what,
+         cudaGetErrorString(e), cudaGetErrorName(e));
     return ST_OK;
 }
 
 Status cuda_float(const char *op, const char *name, Tensor t) {
     NEED(!t.data || t.dtype == DT_F32 || t.dtype == DT_BF16, ST_UNSUPPORTED,
-         "%s: %s is %s; the cuda backend computes on f32 and bf16 (ref takes the rest)", op, name, dtype_name(t.dtype));
+         "%s: %s is %s; the cuda backend computes on f32 and bf16 (ref takes the rest)", op, name,
+         dtype_name(t.dtype));
     return ST_OK;
 }
 
 Status cuda_type(const char *op, const char *name, Tensor t, DType type) {
-    NEED(!t.data || t.dtype == type, ST_UNSUPPORTED, "%s: %s is %s; the cuda backend wants %s here (ref takes the rest)", op,
-         name, dtype_name(t.dtype), dtype_name(type));
+    NEED(!t.data || t.dtype == type, ST_UNSUPPORTED,
+         "%s: %s is %s; the cuda backend wants %s here (ref takes the rest)", op, name, dtype_name(t.dtype),
+         dtype_name(type));
     return ST_OK;
 }
 
@@ -45,7 +47,8 @@ Status cuda_device_count(int32_t *n) {
     cudaGetLastError(); /* a machine without a device is no failure of what comes next */
     NEED(driver > 0, ST_NOTFOUND, "no CUDA driver on this machine; install one, or use --device cpu");
     NEED(e != cudaErrorInsufficientDriver && driver / 1000 >= runtime / 1000, ST_NOTFOUND,
-         "the CUDA driver supports CUDA %d.%d, this program wants %d.%d or later; update the driver, or use --device cpu",
+         "the CUDA driver supports CUDA %d.%d, this program wants %d.%d or later; update the driver, or use "
+         "--device cpu",
          driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
     NEED(e == cudaSuccess && count > 0, ST_NOTFOUND, "no CUDA device: %s; use --device cpu",
          e == cudaSuccess ? "the driver lists none" : cudaGetErrorString(e));
@@ -79,7 +82,9 @@ Status mem_open_cuda(void **out, size_t bytes) {
     if (e == cudaErrorMemoryAllocation) {
         cudaGetLastError(); /* said here, so nobody else should find it */
         cudaMemGetInfo(&left, &all);
-        FAIL(ST_NOMEM, "out of device memory: %zu bytes asked, %zu of %zu free; a smaller batch or fewer pages need less",
+        FAIL(ST_NOMEM,
+             "out of device memory: %zu bytes asked, %zu of %zu free; a smaller batch or fewer pages need "
+             "less",
              bytes, left, all);
     }
     return cuda_status("device memory", e);
@@ -91,8 +96,9 @@ void mem_close_cuda(void *mem) {
 
 /* ---- staging ---- */
 
-/* Small copies from ordinary host memory go through a ring of pinned memory, so that the caller may change its memory
- * at once and the device need not wait. Each half of the ring is used again when what was copied from it has arrived. */
+/* Small copies from ordinary host memory go through a ring of pinned memory, so that the caller may change
+ * its memory at once and the device need not wait. Each half of the ring is used again when what was copied
+ * from it has arrived. */
 enum { STAGING_HALF = 1 << 20, STAGED_MAX = 64 << 10 };
 struct Staging {
     unsigned char *ring; /* pinned, two halves */
@@ -105,7 +111,8 @@ static Status staging_open(Staging **out) {
     Staging *g = *out = (Staging *)calloc(1, sizeof *g);
     NEED(g, ST_NOMEM, "no memory for a stream");
     TRY_CUDA("staging", cudaMallocHost((void **)&g->ring, 2 * STAGING_HALF));
-    for (int i = 0; i < 2; i++) TRY_CUDA("staging", cudaEventCreateWithFlags(&g->arrived[i], cudaEventDisableTiming));
+    for (int i = 0; i < 2; i++)
+        TRY_CUDA("staging", cudaEventCreateWithFlags(&g->arrived[i], cudaEventDisableTiming));
     return ST_OK;
 }
 
@@ -153,8 +160,8 @@ static Status zero_cuda(Stream *stream, Tensor t) {
 
 /* ---- which operation is running ---- */
 
-/* Kernels fail long after their launch. So the device itself notes, in stream order and in memory that outlives its
- * failure, which operation it has begun: one write of the stream, which costs it no kernel. */
+/* Kernels fail long after their launch. So the device itself notes, in stream order and in memory that
+ * outlives its failure, which operation it has begun: one write of the stream, which costs it no kernel. */
 enum { NAMES_MAX = 64 };
 static const char *op_name[NAMES_MAX];
 static int op_names;
@@ -166,7 +173,8 @@ static void find_write_value(void) {
     enum { SINCE_CUDA = 11070 };
     void *entry = NULL;
     cudaDriverEntryPointQueryResult found;
-    cudaError_t e = cudaGetDriverEntryPointByVersion("cuStreamWriteValue32", &entry, SINCE_CUDA, cudaEnableDefault, &found);
+    cudaError_t e = cudaGetDriverEntryPointByVersion("cuStreamWriteValue32", &entry, SINCE_CUDA,
+                                                     cudaEnableDefault, &found);
     if (e == cudaSuccess && found == cudaDriverEntryPointSuccess) write_value = (WriteValue)entry;
     cudaGetLastError();
 }
@@ -190,7 +198,8 @@ static Status sync_cuda(Stream *stream) {
     cudaError_t e = cudaStreamSynchronize(s->queue);
     if (e == cudaSuccess) return ST_OK;
     uint32_t n = *(volatile uint32_t *)s->running;
-    return cuda_status(n >= 1 && n <= (uint32_t)op_names ? op_name[n - 1] : "an operation since the last sync", e);
+    return cuda_status(
+        n >= 1 && n <= (uint32_t)op_names ? op_name[n - 1] : "an operation since the last sync", e);
 }
 
 /* ---- streams ---- */
@@ -276,9 +285,10 @@ Status cuda_ops(const Ops **out, int32_t index) {
     CudaDevice d;
     TRY(cuda_device_read(&d, index));
     NEED(d.major >= OLDEST, ST_UNSUPPORTED,
-         "device %d (%s) has compute capability %d.%d, the kernels want 8.0 or later; use --device cpu", index, d.name, d.major,
-         d.minor);
-    NEED(device < 0 || device == index, ST_ARG, "this process uses CUDA device %d already, it cannot also use %d", device, index);
+         "device %d (%s) has compute capability %d.%d, the kernels want 8.0 or later; use --device cpu",
+         index, d.name, d.major, d.minor);
+    NEED(device < 0 || device == index, ST_ARG,
+         "this process uses CUDA device %d already, it cannot also use %d", device, index);
     device = index;
     TRY_CUDA("choosing the device", cudaSetDevice(index));
     find_write_value();

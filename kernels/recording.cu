@@ -1,21 +1,24 @@
 /* recording.cu -- a pass of many small operations as one CUDA graph.
  *
- * Starting a kernel costs the host a few microseconds, and a pass of decoding has hundreds of kernels that run no longer
- * than that. Recorded, they are started by one call. The graph keeps every argument as it was: sizes, and where things
- * lie. What changes from pass to pass (tokens, positions, lengths, who shares what) lies in device memory that the
- * kernels read, the attention plan above all; see plan_records_cuda for what a plan may change. */
+ * Starting a kernel costs the host a few microseconds, and a pass of decoding has hundreds of kernels that
+ * run no longer than that. Recorded, they are started by one call. The graph keeps every argument as it was:
+ * sizes, and where things lie. What changes from pass to pass (tokens, positions, lengths, who shares what)
+ * lies in device memory that the kernels read, the attention plan above all; see plan_records_cuda for what a
+ * plan may change. */
 #include <stdlib.h>
 
 #include "kernels/attn_plan.cuh"
 
-struct CudaRecording { cudaGraphExec_t graph; };
+struct CudaRecording {
+    cudaGraphExec_t graph;
+};
 
 static CudaRecording *cuda_recording(Recording *r) {
     return (CudaRecording *)(void *)r;
 }
 
-/* Decoding alone is one launch whose grid does not depend on the batch: it finds its list, and the list's length, in
- * device memory. Prefill's grid is its list's length. */
+/* Decoding alone is one launch whose grid does not depend on the batch: it finds its list, and the list's
+ * length, in device memory. Prefill's grid is its list's length. */
 bool plan_records_cuda(const AttnPlan *plan) {
     const CudaPlan *p = cuda_plan(plan);
     return head_has_tiles(p->limits.head_dim) && p->prefill.items == 0 && p->decode.items > 0;

@@ -1,5 +1,5 @@
-/* recorded.c -- see recorded.h. A recording is made when its number of rows first comes, so a server that never sees 50
- * users at once never records a pass for them. */
+/* recorded.c -- see recorded.h. A recording is made when its number of rows first comes, so a server that
+ * never sees 50 users at once never records a pass for them. */
 #include "engine/transformer/recorded.h"
 
 #include <stdlib.h>

@@ -1,9 +1,9 @@
 /* runtime.cpp -- the CUDA runtime calls that the engine makes, on the host.
  *
- * Device memory is host memory of exactly the size asked for, so that ASan sees the first byte behind it, and starts
- * as NaN. Work on a stream runs at once, unless the stream captures a graph: then it is recorded and runs at each
- * launch of the graph. Concurrency between streams is not modelled. A kernel can be made to fault: then, as on a GPU,
- * nothing queued behind it runs and every later call reports the fault. */
+ * Device memory is host memory of exactly the size asked for, so that ASan sees the first byte behind it, and
+ * starts as NaN. Work on a stream runs at once, unless the stream captures a graph: then it is recorded and
+ * runs at each launch of the graph. Concurrency between streams is not modelled. A kernel can be made to
+ * fault: then, as on a GPU, nothing queued behind it runs and every later call reports the fault. */
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -13,10 +13,18 @@
 #include "tests/simt/machine.h"
 #include "tests/simt/simt_runtime.h"
 
-struct CUstream_st { std::vector<std::function<void()>> *recording; };
-struct CUgraph_st { std::vector<std::function<void()>> work; };
-struct CUgraphExec_st { std::vector<std::function<void()>> work; };
-struct CUevent_st { double milliseconds; };
+struct CUstream_st {
+    std::vector<std::function<void()>> *recording;
+};
+struct CUgraph_st {
+    std::vector<std::function<void()>> work;
+};
+struct CUgraphExec_st {
+    std::vector<std::function<void()>> work;
+};
+struct CUevent_st {
+    double milliseconds;
+};
 
 namespace simt {
 RuntimeOptions runtime;
@@ -25,7 +33,8 @@ static bool memory_fails() {
     return runtime.fail_at > 0 && --runtime.fail_at == 0;
 }
 
-static std::map<const void *, size_t> block_bytes, pinned_bytes; /* live blocks, on the device and on the host */
+static std::map<const void *, size_t> block_bytes,
+    pinned_bytes; /* live blocks, on the device and on the host */
 
 static bool lies_in(const std::map<const void *, size_t> &blocks, const void *p) {
     auto after = blocks.upper_bound(p);
@@ -38,8 +47,8 @@ static size_t bytes_live;
 static std::mutex memory_lock;
 static cudaError_t fault; /* sticky */
 
-/* With runtime.apart the host cannot touch device memory between a synchronisation and the next work: whole pages are
- * closed to it. (Closing them after each piece of work would take most of the time.) */
+/* With runtime.apart the host cannot touch device memory between a synchronisation and the next work: whole
+ * pages are closed to it. (Closing them after each piece of work would take most of the time.) */
 static size_t whole_pages(size_t bytes) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     return (bytes + page - 1) / page * page;
@@ -61,7 +70,8 @@ static void do_work(const std::function<void()> &work) {
 static void *device_alloc(size_t bytes) {
     void *p = nullptr;
     if (!runtime.apart) return posix_memalign(&p, 256, bytes ? bytes : 1) ? nullptr : p;
-    p = mmap(nullptr, whole_pages(bytes ? bytes : 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    p = mmap(nullptr, whole_pages(bytes ? bytes : 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+             0);
     return p == MAP_FAILED ? nullptr : p;
 }
 
@@ -128,11 +138,20 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
 }
 cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr attribute, int) {
     switch (attribute) {
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *v = SHARED_MAX; return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMajor: *v = runtime.compute / 10; return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMinor: *v = runtime.compute % 10; return cudaSuccess;
-    case cudaDevAttrMultiProcessorCount: *v = runtime.processors; return cudaSuccess;
-    default: return cudaErrorInvalidValue;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        *v = SHARED_MAX;
+        return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+        *v = runtime.compute / 10;
+        return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+        *v = runtime.compute % 10;
+        return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount:
+        *v = runtime.processors;
+        return cudaSuccess;
+    default:
+        return cudaErrorInvalidValue;
     }
 }
 cudaError_t cudaDriverGetVersion(int *v) {
@@ -148,20 +167,30 @@ cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int) {
 }
 const char *cudaGetErrorString(cudaError_t e) {
     switch (e) {
-    case cudaSuccess: return "no error";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
-    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
-    default: return "emulated error";
+    case cudaSuccess:
+        return "no error";
+    case cudaErrorMemoryAllocation:
+        return "out of memory";
+    case cudaErrorIllegalAddress:
+        return "an illegal memory access was encountered";
+    case cudaErrorNoDevice:
+        return "no CUDA-capable device is detected";
+    default:
+        return "emulated error";
     }
 }
 const char *cudaGetErrorName(cudaError_t e) {
     switch (e) {
-    case cudaSuccess: return "cudaSuccess";
-    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
-    case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
-    case cudaErrorNoDevice: return "cudaErrorNoDevice";
-    default: return "cudaErrorUnknown";
+    case cudaSuccess:
+        return "cudaSuccess";
+    case cudaErrorMemoryAllocation:
+        return "cudaErrorMemoryAllocation";
+    case cudaErrorIllegalAddress:
+        return "cudaErrorIllegalAddress";
+    case cudaErrorNoDevice:
+        return "cudaErrorNoDevice";
+    default:
+        return "cudaErrorUnknown";
     }
 }
 cudaError_t cudaGetLastError() {

@@ -1,5 +1,5 @@
-/* test_device.c -- machines that have no GPU for us: each says what is missing and what to do, and the program goes on
- * with the CPU where it may. The order matters: a process chooses its device once. */
+/* test_device.c -- machines that have no GPU for us: each says what is missing and what to do, and the
+ * program goes on with the CPU where it may. The order matters: a process chooses its device once. */
 #include "kernels/cuda_device.h"
 #include "tests/simt/control.h"
 #include "tests/test.h"
@@ -86,8 +86,12 @@ static void test_one_device_a_process(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_driver),  cmocka_unit_test(test_no_device), cmocka_unit_test(test_old_driver),
-        cmocka_unit_test(test_old_card),   cmocka_unit_test(test_wrong_index), cmocka_unit_test(test_choice),
+        cmocka_unit_test(test_no_driver),
+        cmocka_unit_test(test_no_device),
+        cmocka_unit_test(test_old_driver),
+        cmocka_unit_test(test_old_card),
+        cmocka_unit_test(test_wrong_index),
+        cmocka_unit_test(test_choice),
         cmocka_unit_test(test_one_device_a_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,9 +1,10 @@
-/* test_engine.c -- the whole engine on the emulated GPU: forward over prefixes and own tokens, decoding rows that share a
- * prefix, and a training step's gradient, for models of every family and head size that the kernels tell apart.
+/* test_engine.c -- the whole engine on the emulated GPU: forward over prefixes and own tokens, decoding rows
+ * that share a prefix, and a training step's gradient, for models of every family and head size that the
+ * kernels tell apart.
  *
- * The oracle is the reference in f32 on the same weights. What bf16 costs is measured, not guessed: the reference with
- * bf16 activations makes some largest error, and the GPU may make twice that. Device memory is out of the host's reach
- * while this runs, as on a real machine: an engine that peeks at it crashes. */
+ * The oracle is the reference in f32 on the same weights. What bf16 costs is measured, not guessed: the
+ * reference with bf16 activations makes some largest error, and the GPU may make twice that. Device memory is
+ * out of the host's reach while this runs, as on a real machine: an engine that peeks at it crashes. */
 #include "kernels/cuda_device.h"
 #include "engine/transformer/recorded.h"
 #include "tests/rig.h"
@@ -16,9 +17,12 @@ typedef struct Case {
 } Case;
 
 static Case cases[] = {
-    {"llama, heads of 32", TINY_LLAMA, 0, 0, 0},    {"qwen2, heads of 32", TINY_QWEN2, 0, 0, 0},
-    {"qwen3, heads of 32", TINY_QWEN3, 0, 0, 0},    {"llama, 6 heads of 64 over 2", TINY_LLAMA, 6, 2, 64},
-    {"qwen2, 7 heads of 64 over 1", TINY_QWEN2, 7, 1, 64}, {"qwen3, 4 heads of 128 over 1", TINY_QWEN3, 4, 1, 128},
+    {"llama, heads of 32", TINY_LLAMA, 0, 0, 0},
+    {"qwen2, heads of 32", TINY_QWEN2, 0, 0, 0},
+    {"qwen3, heads of 32", TINY_QWEN3, 0, 0, 0},
+    {"llama, 6 heads of 64 over 2", TINY_LLAMA, 6, 2, 64},
+    {"qwen2, 7 heads of 64 over 1", TINY_QWEN2, 7, 1, 64},
+    {"qwen3, 4 heads of 128 over 1", TINY_QWEN3, 4, 1, 128},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
@@ -68,7 +72,8 @@ static double largest_error(const double *a, const double *b, int64_t n) {
 }
 
 /* got may be twice as far from right as plain bf16 is. */
-static void check_as_near_as_bf16(const double *got, const double *plain, const double *right, int64_t n, const char *what) {
+static void check_as_near_as_bf16(const double *got, const double *plain, const double *right, int64_t n,
+                                  const char *what) {
     double error = largest_error(got, right, n), allowed = 2 * largest_error(plain, right, n);
     for (int64_t i = 0; i < n; i++) assert_true(isfinite(got[i]));
     if (error > allowed) fail_msg("%s: off by %.3g, twice the error of bf16 is %.3g", what, error, allowed);
@@ -135,7 +140,8 @@ static void test_gradient(void **state) {
     const Case *c = *state;
     int64_t n;
     double loss[3];
-    double *right = gradient_of(c, &ops_ref, DT_F32, &loss[0], &n), *plain = gradient_of(c, &ops_ref, DT_BF16, &loss[1], &n);
+    double *right = gradient_of(c, &ops_ref, DT_F32, &loss[0], &n),
+           *plain = gradient_of(c, &ops_ref, DT_BF16, &loss[1], &n);
     double *got = gradient_of(c, simt, DT_BF16, &loss[2], &n);
     assert_within(loss[2], loss[0], 2 * fabs(loss[1] - loss[0]) + 1e-3 * loss[0]);
     check_as_near_as_bf16(got, plain, right, n, "gradient");
@@ -166,7 +172,8 @@ static void decoding_talks(Scene *s, Talk *talk, bool other_way) {
 
 static void run_recorded(Scene *s, Recorded *recorded, const Talk *talk) {
     Rig *r = &s->rig;
-    rig_run(r, talk, DECODING); /* the batch, planned and uploaded; what forward made goes, to be made again */
+    rig_run(r, talk,
+            DECODING); /* the batch, planned and uploaded; what forward made goes, to be made again */
     assert_ok(simt->zero(r->stream, acts_hidden(r->acts)));
     assert_int_equal(simt->plan_records(r->batch->plan), r->model->cfg.head_dim >= 64);
     assert_ok(recorded_forward(recorded, r->batch, r->acts, r->stream));
