@@ -70,6 +70,26 @@ static void test_what_is_not_well_has_a_remedy(void **state) {
         assert_non_null(strstr(p, "\"remedy\":\""));
 }
 
+/* Older kernels can be asked for anywhere, those with AVX-512 only where the processor has it. */
+static void test_kernels_for_an_older_processor(void **state) {
+    (void)state;
+#ifdef __x86_64__
+    static const char *const remedy = "unset OPENBLAS_CORETYPE";
+    bool avx512 = __builtin_cpu_supports("avx512vl");
+    assert_int_equal(doctor("export OPENBLAS_CORETYPE=Haswell; ", "--json"), 0);
+    assert_string_equal(verdict("openblas", ", kernels for Haswell, "), "ok");
+    assert_string_equal(verdict("openblas", remedy), avx512 ? "warning" : "");
+    if (!avx512) skip();
+    assert_string_equal(verdict("openblas", "kernels for Haswell leave it unused; OPENBLAS_CORETYPE=Haswell"),
+                        "warning");
+    assert_int_equal(doctor("export OPENBLAS_CORETYPE=SkylakeX; ", "--json"), 0);
+    assert_string_equal(verdict("openblas", ", kernels for SkylakeX, "), "ok");
+    assert_string_equal(verdict("openblas", remedy), "");
+#else
+    skip();
+#endif
+}
+
 static void test_what_cannot_work_leaves_with_1(void **state) {
     (void)state;
     assert_int_equal(
@@ -96,6 +116,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_machine_that_is_well),
         cmocka_unit_test(test_what_is_not_well_has_a_remedy),
+        cmocka_unit_test(test_kernels_for_an_older_processor),
         cmocka_unit_test(test_what_cannot_work_leaves_with_1),
         cmocka_unit_test(test_launchers_are_told),
     };
