@@ -1,5 +1,5 @@
 /* test.h -- what all tests share: cmocka with its includes in the order it wants, asserts on Status and on floats, a
- * folder that goes away, inputs from a seed. */
+ * folder that goes away, inputs from a seed or in blocks of their own. */
 #ifndef TESTS_TEST_H
 #define TESTS_TEST_H
 
@@ -79,6 +79,13 @@ static inline int test_folder_count(const char *folder) {
     for (struct dirent *e; d && (e = readdir(d));) n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
     if (d) closedir(d);
     return n;
+}
+
+/* A copy in a block of its own, so that a sanitizer sees what reads beyond its end; free() it. */
+static inline void *test_exact(const void *data, size_t n) {
+    void *copy = malloc(n ? n : 1);
+    assert_non_null(copy);
+    return memcpy(copy, data, n);
 }
 
 /* n standard normal numbers times `scale`. */

@@ -457,8 +457,7 @@ static void test_json_truncated(void **state) {
     (void)state;
     const char *text = "{\"a\\u00e9\\ud83d\\ude00\": [1.5e3, {\"b\": \"\\\\\\\"\"}, null, false]}";
     for (size_t n = 0; n <= strlen(text); n++) {
-        char *exact = malloc(n + (n == 0));
-        memcpy(exact, text, n);
+        char *exact = test_exact(text, n);
         cJSON *o;
         Status st = json_parse(&o, exact, n, "t");
         assert_int_equal(st, n == strlen(text) ? ST_OK : ST_FORMAT);
