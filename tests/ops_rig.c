@@ -95,6 +95,17 @@ Tensor ops_rig_whole(OpsRig *r, const int32_t *values, int32_t ndim, const int64
     return t;
 }
 
+Tensor ops_rig_below(OpsRig *r, int32_t bound, uint64_t seed, int32_t ndim, const int64_t *dim) {
+    int64_t n = 1;
+    for (int32_t i = 0; i < ndim; i++) n *= dim[i];
+    int32_t *x = malloc(sizeof *x * (size_t)n + 1);
+    assert_non_null(x);
+    for (int64_t i = 0; i < n; i++) x[i] = (int32_t)random_below(seed, 1, (uint64_t)i, (uint64_t)bound);
+    Tensor t = ops_rig_whole(r, x, ndim, dim);
+    free(x);
+    return t;
+}
+
 double *ops_rig_read(OpsRig *r, Tensor t) {
     int64_t n = tensor_count(t);
     Tensor host = t;

@@ -72,10 +72,13 @@ void ops_rig_close(OpsRig *r); /* with its tensors and outputs */
     ops_rig_normal((r), (type), (seed), (scale), TENSOR_SHAPE(__VA_ARGS__))
 #define FLOATS(r, type, values, ...) ops_rig_floats((r), (type), (values), TENSOR_SHAPE(__VA_ARGS__))
 #define WHOLE(r, values, ...)        ops_rig_whole((r), (values), TENSOR_SHAPE(__VA_ARGS__))
+#define BELOW(r, bound, seed, ...)   ops_rig_below((r), (bound), (seed), TENSOR_SHAPE(__VA_ARGS__))
 Tensor ops_rig_blank(OpsRig *r, DType type, int32_t ndim, const int64_t *dim);
 Tensor ops_rig_normal(OpsRig *r, DType type, uint64_t seed, double scale, int32_t ndim, const int64_t *dim);
 Tensor ops_rig_floats(OpsRig *r, DType type, const double *values, int32_t ndim, const int64_t *dim);
 Tensor ops_rig_whole(OpsRig *r, const int32_t *values, int32_t ndim, const int64_t *dim);
+/* Whole numbers from 0 to bound-1. */
+Tensor ops_rig_below(OpsRig *r, int32_t bound, uint64_t seed, int32_t ndim, const int64_t *dim);
 
 double *ops_rig_read(OpsRig *r, Tensor t); /* as doubles; free() them */
 /* Keeps what is in t as an output of the case. */

@@ -19,18 +19,18 @@ enum { BACKENDS = sizeof backends / sizeof *backends };
 
 static void test_agrees(void **state) {
     const Backend *b = *state;
-    for (int i = 0; i < ops_cases_count; i++) ops_case_check(&ops_cases[i], b->ops, b->act);
+    for (int i = 0; ops_case(i); i++) ops_case_check(ops_case(i), b->ops, b->act);
 }
 
 static void test_refuses(void **state) {
     const Backend *b = *state;
-    for (int i = 0; i < ops_cases_count; i++) ops_case_spoil(&ops_cases[i], b->ops, b->act);
+    for (int i = 0; ops_case(i); i++) ops_case_spoil(ops_case(i), b->ops, b->act);
     ops_layouts_spoil(b->ops, b->act);
 }
 
 static void test_repeats(void **state) {
     const Backend *b = *state;
-    for (int i = 0; i < ops_cases_count; i++) ops_case_repeat(&ops_cases[i], b->ops, b->act, NULL);
+    for (int i = 0; ops_case(i); i++) ops_case_repeat(ops_case(i), b->ops, b->act, NULL);
 }
 
 /* Memory is counted, and its failures name the bytes; nothing that was opened before stays open. */

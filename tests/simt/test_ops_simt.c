@@ -1,6 +1,6 @@
 /* test_ops_simt.c -- every operation of the CUDA backend, run by the emulator, against the reference.
  *
- * Each case of tests/ops_cases.c is a test, in order and under random schedules with several blocks at a time. An
+ * Each case of tests/ops_cases.h is a test, in order and under random schedules with several blocks at a time. An
  * argument chooses the cases of that name or, where none has it, those whose name contains it. Race detection and bounds
  * are the business of how this program is built: once plainly, once with the thread sanitizer, once with the address
  * sanitizer. */
@@ -66,8 +66,8 @@ static const char *const kind_name[] = {"agrees", "refuses spoiled arguments", "
 static struct CMUnitTest tests[TESTS_MAX];
 
 static bool named(const char *name) {
-    for (int i = 0; i < ops_cases_count; i++)
-        if (!strcmp(ops_cases[i].name, name)) return true;
+    for (int i = 0; ops_case(i); i++)
+        if (!strcmp(ops_case(i)->name, name)) return true;
     return false;
 }
 
@@ -83,12 +83,13 @@ int main(int argc, char **argv) {
         fprintf(stderr, "%s\n", status_message());
         return 1;
     }
-    for (int i = 0; i < ops_cases_count; i++) {
-        if (!chosen(&ops_cases[i], argv[1])) continue;
+    const OpsCase *c;
+    for (int i = 0; (c = ops_case(i)); i++) {
+        if (!chosen(c, argv[1])) continue;
         if (n + KINDS >= TESTS_MAX) return 1;
         for (int k = 0; k < KINDS; k++, n++) {
-            snprintf(title[n], sizeof title[n], "%s %d %s", ops_cases[i].name, i, kind_name[k]);
-            tests[n] = (struct CMUnitTest){title[n], kinds[k], NULL, NULL, (void *)(uintptr_t)&ops_cases[i]};
+            snprintf(title[n], sizeof title[n], "%s %d %s", c->name, i, kind_name[k]);
+            tests[n] = (struct CMUnitTest){title[n], kinds[k], NULL, NULL, (void *)(uintptr_t)c};
         }
     }
     if (argc == 1) tests[n++] = (struct CMUnitTest){"broken layouts are refused", test_layouts, NULL, NULL, NULL};
