@@ -3,10 +3,10 @@
  *   peers_drive init|train|decode|study JOB.json
  *
  * The job names its model folder; tokens are ids, so that no tokenizer stands between the two sides. Each
- * line on stdin asks for one repetition and is answered by one line of JSON: a program that stays open can
- * take turns with its peer without reading its model again. At the end of stdin it tells the most memory that
- * it held, and leaves. It calls the scheduler and the trainer as the program's commands do; only what a
- * repetition starts with and ends at is its own. */
+ * line on stdin asks for one repetition, with as many of the job's users as it says or with all, and is
+ * answered by one line of JSON: a program that stays open can take turns with its peer without reading its
+ * model again. At the end of stdin it tells the most memory that it held, and leaves. It calls the scheduler
+ * and the trainer as the program's commands do; only what a repetition starts with and ends at is its own. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,10 +42,11 @@ typedef struct Drive {
     const char *path, *model;
     cJSON *job;
     Session s;
-    Cartridge *cartridge; /* or NULL */
-    Prefix *document;     /* or NULL: held */
-    Ids prompt[SEQS_MAX]; /* owned */
-    int32_t users;
+    Cartridge *cartridge;       /* or NULL */
+    Prefix *document[SEQS_MAX]; /* held: one for all users, or one for each */
+    int32_t documents;
+    Ids prompt[SEQS_MAX];   /* owned */
+    int32_t prompts, users; /* as many users as prompts, or the first of them */
     Turn turn[SEQS_MAX];
     Dataset *data;
     Ranks *ranks;
@@ -83,15 +84,15 @@ static Status ids_named(const Drive *d, const char *key, Ids *out) {
 static Status read_prompts(Drive *d) {
     const cJSON *e;
     cJSON_ArrayForEach(e, cJSON_GetObjectItemCaseSensitive(d->job, "prompts")) {
-        NEED(d->users < SEQS_MAX, ST_ARG, "more than %d prompts", SEQS_MAX);
-        TRY(ids_of(e, "prompts", &d->prompt[d->users++]));
+        NEED(d->prompts < SEQS_MAX, ST_ARG, "more than %d prompts", SEQS_MAX);
+        TRY(ids_of(e, "prompts", &d->prompt[d->prompts++]));
     }
-    NEED(d->users > 0, ST_ARG, "%s: no prompts", d->path);
+    NEED(d->prompts > 0, ST_ARG, "%s: no prompts", d->path);
     return ST_OK;
 }
 
 static Status open_session(Drive *d, int64_t held_rows, int32_t seq_rows, int32_t pass_rows) {
-    int32_t seqs = d->users > 0 ? d->users : 1;
+    int32_t seqs = d->prompts > 0 ? d->prompts : 1;
     return session_open(&d->s, d->model, &(SessionLimits){held_rows, seqs, seq_rows, pass_rows});
 }
 
@@ -229,33 +230,71 @@ static void print_said(const Drive *d, const char *key) {
 
 /* ---- decode: tokens of all users after each has his first ---- */
 
-static Status open_decode(Drive *d) {
-    const char *cartridge = NULL;
-    int32_t fresh, longest = 0, all = 0;
-    TRY(read_prompts(d));
-    TRY(whole(d, "new", &fresh));
-    for (int32_t i = 0; i < d->users; i++) {
-        all += d->prompt[i].n;
-        if (d->prompt[i].n > longest) longest = d->prompt[i].n;
+/* A prefix with the same rows in pages of its own. */
+static Status copied(Drive *d, const Prefix *from, Prefix **out) {
+    const ModelConfig *c = &d->s.model->cfg;
+    int64_t rows = prefix_visible(from), floats = c->kv_heads * rows * c->head_dim;
+    float *host = malloc(sizeof *host * 2 * (size_t)floats);
+    NEED(host, ST_NOMEM, "no memory to copy a prefix");
+    Tensor key = tensor_of(host, DT_F32, c->kv_heads, rows, c->head_dim), value = key;
+    value.data = host + floats;
+    Status st = prefix_new(out, d->s.pool, (int32_t)rows, from->pos_first);
+    for (int32_t l = 0; l < c->layers && !st; l++) {
+        st = prefix_read(from, d->s.capture.stream, l, key, value);
+        if (!st) st = prefix_write(*out, d->s.capture.stream, l, key, value);
     }
-    Ids document = {NULL, 0};
-    bool filed = cJSON_HasObjectItem(d->job, "cartridge");
-    if (!filed) TRY(ids_named(d, "document", &document));
-    if (filed) TRY(json_string(d->job, "cartridge", &cartridge, d->path));
-    TRY(open_session(d, 4096, longest + fresh, all > 512 ? all : 512));
-    if (filed) TRY(open_cartridge(d, cartridge));
-    Status st = filed ? ST_OK : capture(&d->document, &d->s.capture, NULL, 0, document.v, document.n);
+    free(host);
+    return st;
+}
+
+/* The document is read once; copies are what a server holds that does not share. */
+static Status open_documents(Drive *d, const Ids *document, int32_t copies) {
+    TRY(capture(&d->document[0], &d->s.capture, NULL, 0, document->v, document->n));
+    for (d->documents = 1; d->documents < copies; d->documents++)
+        TRY(copied(d, d->document[0], &d->document[d->documents]));
+    return ST_OK;
+}
+
+static Status open_behind_documents(Drive *d, int32_t seq_rows, int32_t pass_rows) {
+    bool shared = !cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(d->job, "private"));
+    int32_t copies = shared ? 1 : d->prompts;
+    Ids document;
+    TRY(ids_named(d, "document", &document));
+    Status st = open_session(d, (int64_t)copies * (document.n + KV_PAGE), seq_rows, pass_rows);
+    if (!st) st = open_documents(d, &document, copies);
     free(document.v);
     return st;
 }
 
-/* The first pass takes all prompts, and each gets its first token there; the clock runs over the rest. */
-static Status decode(Drive *d) {
-    const Prefix *prefix = d->cartridge ? d->cartridge->prefix : d->document;
-    int32_t fresh, active;
+static Status open_behind_cartridge(Drive *d, int32_t seq_rows, int32_t pass_rows) {
+    TextList one = {.n = 1};
+    int64_t rows;
+    TRY(json_string(d->job, "cartridge", &one.v[0], d->path));
+    TRY(cartridge_rows(&one, &rows));
+    TRY(open_session(d, rows, seq_rows, pass_rows));
+    return open_cartridge(d, one.v[0]);
+}
+
+static Status open_decode(Drive *d) {
+    int32_t fresh, longest = 0, all = 0;
+    TRY(read_prompts(d));
     TRY(whole(d, "new", &fresh));
-    forget(d);
+    for (int32_t i = 0; i < d->prompts; i++) {
+        all += d->prompt[i].n;
+        if (d->prompt[i].n > longest) longest = d->prompt[i].n;
+    }
+    int32_t seq_rows = longest + fresh, pass_rows = all > 512 ? all : 512;
+    return cJSON_HasObjectItem(d->job, "cartridge") ? open_behind_cartridge(d, seq_rows, pass_rows)
+                                                    : open_behind_documents(d, seq_rows, pass_rows);
+}
+
+static const Prefix *prefix_of(const Drive *d, int32_t user) {
+    return d->cartridge ? d->cartridge->prefix : d->document[d->documents > 1 ? user : 0];
+}
+
+static Status submit(Drive *d, int32_t fresh) {
     for (int32_t i = 0; i < d->users; i++) {
+        const Prefix *prefix = prefix_of(d, i);
         Request r = {.prefix = &prefix,
                      .prefixes = 1,
                      .token = d->prompt[i].v,
@@ -268,13 +307,29 @@ static Status decode(Drive *d) {
         uint64_t ticket;
         TRY(scheduler_submit(d->s.scheduler, &r, &ticket));
     }
+    return ST_OK;
+}
+
+static double mib_of(const Drive *d, int32_t pages) {
+    return (double)pool_bytes(&d->s.model->cfg, d->s.model->ops->act, pages) / (1 << 20);
+}
+
+/* The first pass takes all prompts, and each gets its first token there; the clock runs over the rest. */
+static Status decode(Drive *d) {
+    int32_t fresh, active, prefixes = d->documents > 1 ? d->users : 1, unused = pool_free(d->s.pool);
+    TRY(whole(d, "new", &fresh));
+    forget(d);
+    TRY(submit(d, fresh));
     TRY(scheduler_step(d->s.scheduler, &active));
     for (int32_t i = 0; i < d->users; i++)
         NEED(d->turn[i].said.n == 1, ST_ARG, "user %d has %d tokens after the first pass, wanted 1", i,
              d->turn[i].said.n);
+    int32_t own = unused - pool_free(d->s.pool);
     double from = now();
     TRY(run_all(d));
     printf("{\"seconds\": %.6f, \"tokens\": %d", now() - from, d->users * (fresh - 1));
+    printf(", \"prefix_mib\": %.4f, \"own_mib\": %.4f", mib_of(d, prefixes * prefix_of(d, 0)->pages),
+           mib_of(d, own));
     print_said(d, "said");
     printf("}\n");
     return ST_OK;
@@ -403,6 +458,8 @@ static Status repeat(Drive *d, const Mode *mode) {
     printf("{\"ready\": \"%s\", \"machine\": \"%s\"}\n", mode->name, machine);
     fflush(stdout);
     while (mode->repeat && fgets(line, sizeof line, stdin)) {
+        d->users = line[0] == '\n' ? d->prompts : atoi(line);
+        NEED(d->users >= 0 && d->users <= d->prompts, ST_ARG, "%d users of %d prompts", d->users, d->prompts);
         TRY(mode->repeat(d));
         fflush(stdout);
     }
@@ -422,8 +479,8 @@ static void close_all(Drive *d) {
     if (d->ranks) ranks_close(d->ranks);
     dataset_close(d->data);
     cartridge_close(d->cartridge);
-    prefix_drop(d->document);
-    for (int32_t i = 0; i < d->users; i++) free(d->prompt[i].v), tokens_close(&d->turn[i].said);
+    for (int32_t i = 0; i < d->documents; i++) prefix_drop(d->document[i]);
+    for (int32_t i = 0; i < SEQS_MAX; i++) free(d->prompt[i].v), tokens_close(&d->turn[i].said);
     if (d->s.model) session_close(&d->s);
     cJSON_Delete(d->job);
 }
