@@ -1,12 +1,7 @@
 /* scratch.c -- see scratch.h. */
 #include "tests/scratch.h"
 
-#include <dirent.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
+#include "kernels/base/file.h"
 #include "tests/test.h"
 
 enum { PATHS = 8, PATH_BYTES = 512 };
@@ -15,7 +10,7 @@ static char folder[PATH_BYTES / 2];
 void scratch_open(void) {
     const char *place = getenv("TMPDIR");
     snprintf(folder, sizeof folder, "%s/cartridge-test-XXXXXX", place ? place : "/tmp");
-    assert_non_null(mkdtemp(folder));
+    test_folder(folder);
 }
 
 const char *scratch_folder(void) {
@@ -31,36 +26,66 @@ const char *scratch_path(const char *name) {
 }
 
 void scratch_put(const char *name, const void *data, size_t size) {
-    scratch_remove(name); /* some file systems sync a file that is cut and written again; a new one they do not */
+    /* some file systems sync a file that is cut and written again; a new one they do not */
+    scratch_remove(name);
     FILE *f = fopen(scratch_path(name), "wb");
     assert_non_null(f);
     assert_int_equal(fwrite(data, 1, size, f), size);
     assert_int_equal(fclose(f), 0);
 }
 
-void scratch_remove(const char *name) {
-    unlink(scratch_path(name));
+void scratch_put_text(const char *name, const char *text) {
+    scratch_put(name, text, strlen(text));
 }
 
-/* Calls `each` on every file; the count. */
-static int walk(void (*each)(const char *name)) {
-    DIR *d = opendir(folder);
-    assert_non_null(d);
-    int n = 0;
-    for (struct dirent *e; (e = readdir(d));) {
-        if (e->d_name[0] == '.') continue;
-        n++;
-        if (each) each(e->d_name);
-    }
-    closedir(d);
-    return n;
+char *scratch_read(const char *name, size_t *size) {
+    char *data;
+    assert_ok(file_read(&data, size, scratch_path(name)));
+    return data;
+}
+
+void scratch_remove(const char *name) {
+    const char *path = scratch_path(name);
+    if (unlink(path)) test_folder_remove(path);
+}
+
+void scratch_put_byte(const char *name, size_t at, char byte) {
+    FILE *f = fopen(scratch_path(name), "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, (long)at, SEEK_SET), 0);
+    assert_int_equal(fwrite(&byte, 1, 1, f), 1);
+    assert_int_equal(fclose(f), 0);
+}
+
+void scratch_same(const char *a, const char *b) {
+    size_t n, m;
+    char *x = scratch_read(a, &n), *y = scratch_read(b, &m);
+    assert_int_equal(n, m);
+    assert_memory_equal(x, y, n);
+    free(x), free(y);
 }
 
 int scratch_files(void) {
-    return walk(NULL);
+    return test_folder_count(folder);
 }
 
 void scratch_close(void) {
-    walk(scratch_remove);
+    DIR *d = opendir(folder);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));)
+        if (e->d_name[0] != '.') scratch_remove(e->d_name);
+    closedir(d);
     assert_int_equal(rmdir(folder), 0);
+}
+
+int scratch_set_up(void **state) {
+    (void)state;
+    scratch_open();
+    return 0;
+}
+
+int scratch_tear_down(void **state) {
+    (void)state;
+    scratch_close();
+    return 0;
 }

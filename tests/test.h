@@ -88,6 +88,17 @@ static inline void *test_exact(const void *data, size_t n) {
     return memcpy(copy, data, n);
 }
 
+/* The text with its first `from` replaced by `to`; free() it. */
+static inline char *test_replaced(const char *text, const char *from, const char *to) {
+    const char *at = strstr(text, from);
+    if (!at) fail_msg("no %s in %s", from, text);
+    size_t cap = strlen(text) + strlen(to) + 1;
+    char *changed = malloc(cap);
+    assert_non_null(changed);
+    snprintf(changed, cap, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+    return changed;
+}
+
 /* n standard normal numbers times `scale`. */
 static inline void test_normals(float *x, int64_t n, float scale, uint64_t seed) {
     for (int64_t i = 0; i < n; i++) x[i] = scale * random_normal(seed, 0, (uint64_t)i);

@@ -8,6 +8,7 @@
 #include "kernels/base/json.h"
 #include "kernels/base/random.h"
 #include "kernels/base/tensor.h"
+#include "tests/scratch.h"
 
 /* ---- status ---- */
 
@@ -238,17 +239,9 @@ static void test_random_moments(void **state) {
 
 /* ---- files ---- */
 
-static char folder[] = "base.XXXXXX";
-
-static const char *in_folder(const char *name) {
-    static char path[256];
-    assert_ok(file_join(path, sizeof path, folder, name));
-    return path;
-}
-
 static Status write_file(const char *name, const void *data, size_t bytes) {
     Writer *w;
-    TRY(writer_open(&w, in_folder(name)));
+    TRY(writer_open(&w, scratch_path(name)));
     Status st = writer_put(w, data, bytes);
     if (st) {
         writer_abandon(&w);
@@ -259,7 +252,7 @@ static Status write_file(const char *name, const void *data, size_t bytes) {
 
 static void assert_file_is(const char *name, const void *data, size_t bytes) {
     FileMap m;
-    assert_ok(file_map(&m, in_folder(name)));
+    assert_ok(file_map(&m, scratch_path(name)));
     assert_int_equal(m.size, bytes);
     if (bytes) assert_memory_equal(m.data, data, bytes);
     file_unmap(&m);
@@ -272,12 +265,12 @@ static void test_file_round_trip(void **state) {
     uint8_t *data = malloc(N);
     for (int i = 0; i < N; i++) data[i] = (uint8_t)random_u64(5, 0, (uint64_t)i);
     Writer *w;
-    assert_ok(writer_open(&w, in_folder("big")));
+    assert_ok(writer_open(&w, scratch_path("big")));
     for (int at = 0, step = 1; at < N; at += step, step = step * 3 % 70001 + 1) {
         if (step > N - at) step = N - at;
         assert_ok(writer_put(w, data + at, (size_t)step));
     }
-    assert_false(file_exists(in_folder("big")));
+    assert_false(file_exists(scratch_path("big")));
     assert_ok(writer_finish(&w));
     assert_null(w);
     assert_file_is("big", data, N);
@@ -285,7 +278,7 @@ static void test_file_round_trip(void **state) {
     assert_file_is("empty", "", 0);
     char *text;
     size_t size;
-    assert_ok(file_read(&text, &size, in_folder("big")));
+    assert_ok(file_read(&text, &size, scratch_path("big")));
     assert_int_equal(size, N);
     assert_memory_equal(text, data, N);
     assert_int_equal(text[N], 0);
@@ -300,7 +293,7 @@ static void test_file_full_disk_keeps_the_old(void **state) {
     static char fresh[N];
     memset(fresh, 'n', sizeof fresh);
     assert_ok(write_file("kept", "old", 3));
-    int entries = test_folder_count(folder);
+    int entries = scratch_files();
     static const int at[] = {0, 1, 65535, 65536, 65537, 131072, 149999};
     for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
         file_fail_after(at[i]);
@@ -308,7 +301,7 @@ static void test_file_full_disk_keeps_the_old(void **state) {
         file_fail_after(-1);
         assert_says("kept");
         assert_file_is("kept", "old", 3);
-        assert_int_equal(test_folder_count(folder), entries);
+        assert_int_equal(scratch_files(), entries);
     }
     file_fail_after(N);
     assert_ok(write_file("kept", fresh, N));
@@ -318,13 +311,13 @@ static void test_file_full_disk_keeps_the_old(void **state) {
 
 static void test_file_abandoned_leaves_no_trace(void **state) {
     (void)state;
-    int entries = test_folder_count(folder);
+    int entries = scratch_files();
     Writer *w;
-    assert_ok(writer_open(&w, in_folder("never")));
+    assert_ok(writer_open(&w, scratch_path("never")));
     assert_ok(writer_put(w, "x", 1));
     writer_abandon(&w);
     writer_abandon(&w);
-    assert_int_equal(test_folder_count(folder), entries);
+    assert_int_equal(scratch_files(), entries);
 }
 
 static void test_file_that_is_not_there(void **state) {
@@ -332,18 +325,18 @@ static void test_file_that_is_not_there(void **state) {
     FileMap m;
     char *text;
     size_t size;
-    assert_fails(ST_NOTFOUND, file_map(&m, in_folder("nothing")));
+    assert_fails(ST_NOTFOUND, file_map(&m, scratch_path("nothing")));
     assert_says("nothing");
     assert_says("No such file");
-    assert_fails(ST_NOTFOUND, file_map(&m, folder));
+    assert_fails(ST_NOTFOUND, file_map(&m, scratch_folder()));
     assert_says("not a regular file");
-    assert_fails(ST_NOTFOUND, file_read(&text, &size, in_folder("nothing")));
+    assert_fails(ST_NOTFOUND, file_read(&text, &size, scratch_path("nothing")));
     assert_null(text);
     Writer *w;
-    assert_fails(ST_IO, writer_open(&w, in_folder("no/such/folder")));
+    assert_fails(ST_IO, writer_open(&w, scratch_path("no/such/folder")));
     assert_null(w);
-    assert_true(file_is_folder(folder));
-    assert_false(file_is_folder(in_folder("kept")));
+    assert_true(file_is_folder(scratch_folder()));
+    assert_false(file_is_folder(scratch_path("kept")));
 }
 
 static void test_file_join(void **state) {
@@ -480,18 +473,6 @@ static void test_json_depth(void **state) {
     cJSON_Delete(o);
 }
 
-static int open_folder(void **state) {
-    (void)state;
-    test_folder(folder);
-    return 0;
-}
-
-static int remove_folder(void **state) {
-    (void)state;
-    test_folder_remove(folder);
-    return file_exists(folder) ? -1 : 0;
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_status_says_what_happened),
@@ -520,5 +501,5 @@ int main(void) {
         cmocka_unit_test(test_json_truncated),
         cmocka_unit_test(test_json_depth),
     };
-    return cmocka_run_group_tests(tests, open_folder, remove_folder);
+    return cmocka_run_group_tests(tests, scratch_set_up, scratch_tear_down);
 }

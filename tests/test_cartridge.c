@@ -2,24 +2,19 @@
  * named, and no damage to a file or a disk goes unnoticed or costs the last good one. */
 #include "tests/test.h"
 
-#include <dirent.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include "engine/memory/cartridge.h"
-#include "kernels/base/random.h"
+#include "tests/scratch.h"
 #include "tests/tiny_model.h"
 
 enum { ROWS = 70, PAGES = 8 };
 
-/* A model, a pool, a folder for files, and a cartridge of random rows. */
+#define FILE_NAME "a.cartridge"
+
+/* A model, a pool, a file in the scratch folder, and a cartridge of random rows. */
 typedef struct Shelf {
     Model *model;
     PagePool *pool;
-    char folder[64], path[128];
+    char path[512]; /* of the file */
     Cartridge *c;
 } Shelf;
 
@@ -70,9 +65,8 @@ static void open_shelf(Shelf *s, TinyFamily family) {
     ModelConfig cfg = tiny_config(family);
     assert_ok(tiny_model_open(&s->model, &cfg, &ops_ref, 1));
     assert_ok(pool_open(&s->pool, &cfg, &ops_ref, DT_F32, PAGES));
-    snprintf(s->folder, sizeof s->folder, "test_cartridge.XXXXXX");
-    assert_non_null(mkdtemp(s->folder));
-    snprintf(s->path, sizeof s->path, "%s/a.cartridge", s->folder);
+    scratch_open();
+    snprintf(s->path, sizeof s->path, "%s", scratch_path(FILE_NAME));
     Prefix *p;
     assert_ok(prefix_new(&p, s->pool, ROWS, 3));
     for (int32_t l = 0; l < cfg.layers; l++) {
@@ -85,22 +79,14 @@ static void open_shelf(Shelf *s, TinyFamily family) {
     prefix_drop(p);
 }
 
-static int32_t files_in(const char *folder) {
-    DIR *d = opendir(folder);
-    assert_non_null(d);
-    int32_t n = 0;
-    for (struct dirent *e; (e = readdir(d));) n += e->d_name[0] != '.';
-    closedir(d);
-    return n;
-}
-
 static void close_shelf(Shelf *s) {
     cartridge_close(s->c);
     assert_int_equal(pool_free(s->pool), PAGES);
     pool_close(s->pool);
     tiny_model_close(s->model);
-    unlink(s->path);
-    assert_int_equal(rmdir(s->folder), 0); /* also: no temporary file is left */
+    scratch_remove(FILE_NAME);
+    assert_int_equal(scratch_files(), 0); /* no temporary file is left */
+    scratch_close();
 }
 
 static Status open_again(Shelf *s, Cartridge **out) {
@@ -192,12 +178,6 @@ static void test_doubles_keep_all_their_digits(void **state) {
     close_shelf(&s);
 }
 
-static char *read_all(const char *path, size_t *size) {
-    char *data;
-    assert_ok(file_read(&data, size, path));
-    return data;
-}
-
 /* The same cartridge gives the same bytes; one that was saved, opened and saved again too. */
 static void test_files_are_reproducible(void **state) {
     (void)state;
@@ -205,11 +185,11 @@ static void test_files_are_reproducible(void **state) {
     open_shelf(&s, TINY_QWEN2);
     size_t n, n_again;
     assert_ok(cartridge_save(s.c, NULL, s.path));
-    char *data = read_all(s.path, &n);
+    char *data = scratch_read(FILE_NAME, &n);
     Cartridge *c;
     assert_ok(open_again(&s, &c));
     assert_ok(cartridge_save(c, NULL, s.path));
-    char *again = read_all(s.path, &n_again);
+    char *again = scratch_read(FILE_NAME, &n_again);
     assert_int_equal(n, n_again);
     assert_memory_equal(data, again, n);
     Digest d = sha256_of(data, n);
@@ -337,12 +317,7 @@ static void write_forged(const Shelf *s, const char *json, int32_t rows) {
 static char *metadata_with(const Shelf *s, const char *from, const char *to) {
     SafeFile *f;
     assert_ok(safe_open(&f, s->path));
-    const char *good = safe_meta(f, "cartridge"), *at = strstr(good, from);
-    if (!at) fail_msg("no %s in %s", from, good);
-    size_t cap = strlen(good) + strlen(to) + 1;
-    char *text = malloc(cap);
-    assert_non_null(text);
-    snprintf(text, cap, "%.*s%s%s", (int)(at - good), good, to, at + strlen(from));
+    char *text = test_replaced(safe_meta(f, "cartridge"), from, to);
     safe_close(f);
     return text;
 }
@@ -411,14 +386,6 @@ static void test_other_safetensors_files(void **state) {
 
 /* ---- damage ---- */
 
-static void write_byte(const char *path, size_t at, char byte) {
-    FILE *f = fopen(path, "r+b");
-    assert_non_null(f);
-    assert_int_equal(fseek(f, (long)at, SEEK_SET), 0);
-    assert_int_equal(fwrite(&byte, 1, 1, f), 1);
-    assert_int_equal(fclose(f), 0);
-}
-
 static size_t header_end(const char *data) {
     uint64_t n;
     memcpy(&n, data, sizeof n);
@@ -433,16 +400,16 @@ static void test_any_flipped_byte_is_noticed(void **state) {
     open_shelf(&s, TINY_QWEN3);
     assert_ok(cartridge_save(s.c, NULL, s.path));
     size_t n;
-    char *data = read_all(s.path, &n);
+    char *data = scratch_read(FILE_NAME, &n);
     size_t header = header_end(data);
     assert_true(n > 8192 && header < n && data[header - 1] == ' ' && data[8] == '{');
     for (size_t at = 0; at < n; at += at < header ? 1 : 37) {
         Cartridge *c;
-        write_byte(s.path, at, (char)(data[at] ^ (1 << (at % 8))));
+        scratch_put_byte(FILE_NAME, at, (char)(data[at] ^ (1 << (at % 8))));
         Status st = open_again(&s, &c);
         if (st == ST_OK) fail_msg("byte %zu flipped, and nobody noticed", at);
         assert_null(c);
-        write_byte(s.path, at, data[at]);
+        scratch_put_byte(FILE_NAME, at, data[at]);
     }
     Cartridge *c;
     assert_ok(open_again(&s, &c));
@@ -457,7 +424,7 @@ static void test_any_truncation_is_noticed(void **state) {
     open_shelf(&s, TINY_LLAMA);
     assert_ok(cartridge_save(s.c, NULL, s.path));
     size_t n;
-    char *data = read_all(s.path, &n);
+    char *data = scratch_read(FILE_NAME, &n);
     for (size_t size = n; size-- > 0;) {
         Cartridge *c;
         assert_int_equal(truncate(s.path, (off_t)size), 0);
@@ -465,11 +432,7 @@ static void test_any_truncation_is_noticed(void **state) {
         if (st == ST_OK) fail_msg("cut to %zu of %zu bytes, and nobody noticed", size, n);
         assert_null(c);
     }
-    FILE *f = fopen(s.path, "wb"); /* and one byte too many */
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, n, f), n);
-    assert_int_equal(fputc(0, f), 0);
-    fclose(f);
+    scratch_put(FILE_NAME, data, n + 1); /* and one byte too many: the zero behind what was read */
     Cartridge *c;
     assert_fails(ST_FORMAT, open_again(&s, &c));
     free(data);
@@ -484,18 +447,18 @@ static void test_a_full_disk_keeps_the_last_good_file(void **state) {
     open_shelf(&s, TINY_LLAMA);
     assert_ok(cartridge_save(s.c, NULL, s.path));
     size_t n, n_now;
-    char *good = read_all(s.path, &n);
+    char *good = scratch_read(FILE_NAME, &n);
     s.c->info.steps++;
     for (size_t bytes = 0; bytes < n; bytes += bytes < 100 || bytes > n - 100 ? 9 : 409) {
         file_fail_after((int64_t)bytes);
         Status st = cartridge_save(s.c, NULL, s.path);
         file_fail_after(-1);
         assert_int_equal(st, ST_NOSPACE);
-        char *now = read_all(s.path, &n_now);
+        char *now = scratch_read(FILE_NAME, &n_now);
         assert_int_equal(n_now, n);
         assert_memory_equal(now, good, n);
         free(now);
-        assert_int_equal(files_in(s.folder), 1);
+        assert_int_equal(scratch_files(), 1);
     }
     assert_ok(cartridge_save(s.c, NULL, s.path));
     CartridgeInfo info;

@@ -24,7 +24,7 @@ static void open_desk(Desk *d, const Ops *ops, DType act) {
 
 static void close_desk(Desk *d) {
     rig_close(&d->r);
-    test_folder_remove(scratch_folder());
+    scratch_close();
 }
 
 static CartridgeData read_peft(Desk *d, const char *folder) {
@@ -137,16 +137,6 @@ static CartridgeData full_cartridge(Desk *d) {
     return c;
 }
 
-static void same_file(const char *a, const char *b) {
-    char *x, *y;
-    size_t n, m;
-    assert_ok(file_read(&x, &n, scratch_path(a)));
-    assert_ok(file_read(&y, &m, scratch_path(b)));
-    assert_int_equal(n, m);
-    assert_memory_equal(x, y, n);
-    free(x), free(y);
-}
-
 static void test_out_and_in_again_is_the_same_file(void **state) {
     (void)state;
     Desk d;
@@ -158,7 +148,7 @@ static void test_out_and_in_again_is_the_same_file(void **state) {
     assert_ok(cartridge_peft_read(&again, scratch_path("out"), NULL, &r)); /* it says itself whose it is */
     assert_int_equal(r.rounded, 0);
     assert_ok(cartridge_data_write(&again, scratch_path("again")));
-    same_file("c", "again");
+    scratch_same("c", "again");
     cartridge_data_close(&c);
     cartridge_data_close(&again);
     close_desk(&d);
@@ -166,21 +156,14 @@ static void test_out_and_in_again_is_the_same_file(void **state) {
 
 /* ---- folders that do not fit ---- */
 
-static void put_text(const char *name, const char *text) {
-    scratch_put(name, text, strlen(text));
-}
-
 /* The golden folder's configuration, with `from` replaced by `to`. */
 static void put_config(const char *from, const char *to) {
-    char *text, *at;
+    char *text;
     size_t n;
     assert_ok(file_read(&text, &n, GOLDEN "/peft/adapter_config.json"));
-    at = strstr(text, from);
-    if (!at) fail_msg("no %s in %s", from, text);
-    char changed[2048];
-    snprintf(changed, sizeof changed, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
-    put_text("adapter_config.json", changed);
-    free(text);
+    char *changed = test_replaced(text, from, to);
+    scratch_put_text("adapter_config.json", changed);
+    free(text), free(changed);
 }
 
 static void put_weights(const char *name, Tensor t) {
@@ -335,13 +318,13 @@ static void test_a_full_disk_leaves_nothing(void **state) {
         st = cartridge_peft_write(&c, scratch_path("out"), NULL);
         file_fail_after(-1);
         assert_true(st == ST_OK || st == ST_NOSPACE);
-        if (st) assert_int_equal(test_folder_count(scratch_folder()), 0);
+        if (st) assert_int_equal(scratch_files(), 0);
     }
     assert_true(room > 70 * 512);
-    assert_int_equal(test_folder_count(scratch_folder()), 1);
+    assert_int_equal(scratch_files(), 1);
     assert_int_equal(test_folder_count(scratch_path("out")), 2);
     assert_fails(ST_IO, cartridge_peft_write(&c, scratch_path("out"), NULL)); /* never over another */
-    assert_int_equal(test_folder_count(scratch_folder()), 1);
+    assert_int_equal(scratch_files(), 1);
     assert_fails(ST_IO, cartridge_peft_write(&c, scratch_path("no/out"), NULL));
     assert_says("no/out");
     cartridge_data_close(&c);

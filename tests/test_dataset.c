@@ -2,7 +2,6 @@
  * flipped byte leave behind. Conversations are random lists, a function of their number. */
 #include "tests/test.h"
 
-#include <dirent.h>
 #include <math.h>
 #include <signal.h>
 #include <sqlite3.h>
@@ -14,9 +13,10 @@
 
 #include "engine/learn/dataset.h"
 #include "kernels/base/random.h"
+#include "tests/scratch.h"
 
-static char folder[] = "dataset.XXXXXX";
-static char path[64];
+#define FILE_NAME "data.study"
+static char path[512]; /* of that file */
 
 static const DatasetInfo INFO = {.model = "model-a", .tokenizer = "tokenizer-a", .template_family = "chatml",
                                  .corpus = "corpus-a", .corpus_tokens = 1234,
@@ -208,13 +208,9 @@ static void test_a_batch_that_is_not_committed_leaves_nothing(void **state) {
 }
 
 static void copy_file(const char *to, const char *from) {
-    char *data;
     size_t size;
-    Writer *w;
-    assert_ok(file_read(&data, &size, from));
-    assert_ok(writer_open(&w, to));
-    assert_ok(writer_put(w, data, size));
-    assert_ok(writer_finish(&w));
+    char *data = scratch_read(from, &size);
+    scratch_put(to, data, size);
     free(data);
 }
 
@@ -223,11 +219,7 @@ static void copy_file(const char *to, const char *from) {
 static void test_a_crash_in_the_middle_rolls_back(void **state) {
     (void)state;
     Dataset *d, *after;
-    char journal[80], crashed[64], crashed_journal[80];
     struct stat before, now;
-    snprintf(journal, sizeof journal, "%s-journal", path);
-    snprintf(crashed, sizeof crashed, "%s/crashed", folder);
-    snprintf(crashed_journal, sizeof crashed_journal, "%s-journal", crashed);
     fresh(&d);
     assert_ok(add_batch(d, 0, 20, 1));
     assert_int_equal(stat(path, &before), 0);
@@ -235,10 +227,10 @@ static void test_a_crash_in_the_middle_rolls_back(void **state) {
     for (int64_t i = 20; i < 6000; i++) assert_ok(add(d, i));
     assert_int_equal(stat(path, &now), 0);
     assert_true(now.st_size > before.st_size); /* else this test shows nothing */
-    copy_file(crashed, path);
-    copy_file(crashed_journal, journal);
+    copy_file("crashed", FILE_NAME);
+    copy_file("crashed-journal", FILE_NAME "-journal");
     dataset_close(d);
-    assert_ok(dataset_open(&after, crashed));
+    assert_ok(dataset_open(&after, scratch_path("crashed")));
     assert_holds(after, 20);
     dataset_close(after);
 }
@@ -334,11 +326,10 @@ static void test_files_of_others(void **state) {
     (void)state;
     Dataset *d;
     sqlite3 *db;
-    char other[64];
-    snprintf(other, sizeof other, "%s/other", folder);
+    const char *other = scratch_path("other");
     assert_fails(ST_NOTFOUND, dataset_open(&d, other));
     assert_fails(ST_NOTFOUND, dataset_create(&d, other, &INFO, true));
-    assert_fails(ST_NOTFOUND, dataset_open(&d, folder));
+    assert_fails(ST_NOTFOUND, dataset_open(&d, scratch_folder()));
     Writer *w;
     assert_ok(writer_open(&w, other));
     for (int i = 0; i < 500; i++) assert_ok(writer_put(w, "not a database", 14));
@@ -375,40 +366,30 @@ static Status read_everything(const char *file, int64_t count) {
     return st;
 }
 
-static void put_byte(const char *file, long at, int v) {
-    FILE *f = fopen(file, "r+b");
-    assert_non_null(f);
-    fseek(f, at, SEEK_SET);
-    fputc(v, f);
-    fclose(f);
-}
-
 /* Every 37th byte in turn, turned upside down: the file reads as before (the byte was unused), or there is an
  * error. */
 static void test_flipped_bytes(void **state) {
     (void)state;
     enum { ROWS = 12 };
     Dataset *d;
-    char *data, hurt[64];
     size_t size, errors = 0;
-    snprintf(hurt, sizeof hurt, "%s/hurt", folder);
     fresh(&d);
     assert_ok(add_batch(d, 0, ROWS, 3));
     dataset_close(d);
-    assert_ok(file_read(&data, &size, path));
-    copy_file(hurt, path);
+    char *data = scratch_read(FILE_NAME, &size);
+    copy_file("hurt", FILE_NAME);
     for (size_t at = 0; at < size; at += 37) {
-        put_byte(hurt, (long)at, data[at] ^ 0xff);
-        Status st = read_everything(hurt, ROWS);
+        scratch_put_byte("hurt", at, (char)(data[at] ^ 0xff));
+        Status st = read_everything(scratch_path("hurt"), ROWS);
         errors += st != ST_OK;
         if (st && st != ST_FORMAT && st != ST_UNSUPPORTED && st != ST_NOTFOUND && st != ST_IO)
             fail_msg("byte %zu: %s (%s)", at, status_message(), status_text(st));
-        if (st && !strstr(status_message(), hurt))
+        if (st && !strstr(status_message(), scratch_path("hurt")))
             fail_msg("byte %zu: no path in \"%s\"", at, status_message());
-        put_byte(hurt, (long)at, data[at]);
+        scratch_put_byte("hurt", at, data[at]);
     }
     assert_true(errors > 100);
-    assert_ok(read_everything(hurt, ROWS));
+    assert_ok(read_everything(scratch_path("hurt"), ROWS));
     free(data);
 }
 
@@ -416,17 +397,15 @@ static void test_truncated_files(void **state) {
     (void)state;
     enum { ROWS = 12 };
     Dataset *d;
-    char hurt[64];
     struct stat s;
-    snprintf(hurt, sizeof hurt, "%s/hurt", folder);
     fresh(&d);
     assert_ok(add_batch(d, 0, ROWS, 3));
     dataset_close(d);
     assert_int_equal(stat(path, &s), 0);
     for (off_t size = 0; size < s.st_size; size += 509) {
-        copy_file(hurt, path);
-        assert_int_equal(truncate(hurt, size), 0);
-        Status st = read_everything(hurt, ROWS);
+        copy_file("hurt", FILE_NAME);
+        assert_int_equal(truncate(scratch_path("hurt"), size), 0);
+        Status st = read_everything(scratch_path("hurt"), ROWS);
         if (st != ST_FORMAT)
             fail_msg("%lld bytes: %s (%s)", (long long)size, st ? status_message() : "", status_text(st));
     }
@@ -467,25 +446,10 @@ static void test_changed_rows(void **state) {
     }
 }
 
-/* ---- the folder for all of it ---- */
-
-static int open_folder(void **state) {
-    (void)state;
-    if (!mkdtemp(folder)) return -1;
-    snprintf(path, sizeof path, "%s/data.study", folder);
+static int set_up(void **state) {
+    scratch_set_up(state);
+    snprintf(path, sizeof path, "%s", scratch_path(FILE_NAME));
     return 0;
-}
-
-static int close_folder(void **state) {
-    (void)state;
-    DIR *o = opendir(folder);
-    for (struct dirent *e; o && (e = readdir(o));) {
-        char name[400];
-        snprintf(name, sizeof name, "%s/%s", folder, e->d_name);
-        unlink(name);
-    }
-    if (o) closedir(o);
-    return rmdir(folder);
 }
 
 int main(void) {
@@ -504,5 +468,5 @@ int main(void) {
         cmocka_unit_test(test_truncated_files),
         cmocka_unit_test(test_changed_rows),
     };
-    return cmocka_run_group_tests(tests, open_folder, close_folder);
+    return cmocka_run_group_tests(tests, set_up, scratch_tear_down);
 }

@@ -2,15 +2,11 @@
  * that it is known to look up in its context: behind the facts it answers, without them it cannot. */
 #include "tests/test.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
-
 #include "engine/learn/evaluate.h"
 #include "engine/learn/init.h"
 #include "engine/learn/words.h"
 #include "engine/transformer/capture.h"
+#include "tests/scratch.h"
 
 #define MODEL CARTRIDGE_SOURCE_DIR "/tools/demo/model"
 
@@ -78,16 +74,9 @@ static void test_invented_names_and_numbers(void **state) {
 
 /* ---- question files ---- */
 
-static char folder[] = "/tmp/cartridge-test-XXXXXX";
-static char path[256];
-
 static const char *write_file(const char *text) {
-    snprintf(path, sizeof path, "%s/set.jsonl", folder);
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    fputs(text, f);
-    fclose(f);
-    return path;
+    scratch_put_text("set.jsonl", text);
+    return scratch_path("set.jsonl");
 }
 
 static void test_question_files(void **state) {
@@ -438,8 +427,7 @@ static void test_a_start_from_a_cartridge(void **state) {
     World *w = world(state);
     CaptureTools t;
     Cartridge *c, *next;
-    char file[300];
-    snprintf(file, sizeof file, "%s/a.cartridge", folder);
+    const char *file = scratch_path("a.cartridge");
     scheduler_capture_tools(w->s, &t);
     init_with(w, (InitOptions){.kind = INIT_TEXT, .rows = 0, .text = bytes_of(facts)}, &c);
     assert_int_equal(c->info.rows, w->p->rows);
@@ -458,7 +446,7 @@ static void test_a_start_from_a_cartridge(void **state) {
     assert_fails(ST_ARG, cartridge_init(&next, &t, w->chat, &o));
     assert_null(next);
     cartridge_close(c);
-    unlink(file);
+    scratch_remove("a.cartridge");
     pool_check(w->pool);
 }
 
@@ -479,9 +467,8 @@ int main(void) {
         cmocka_unit_test(test_random_starts),
         cmocka_unit_test(test_a_start_from_a_cartridge),
     };
-    if (!mkdtemp(folder)) return 1;
+    scratch_open();
     int failed = cmocka_run_group_tests(tests, open_world, close_world);
-    unlink(path);
-    rmdir(folder);
+    scratch_close();
     return failed;
 }

@@ -45,16 +45,12 @@ static void put_weights(const char *name, const SafeEntry *e, int32_t n) {
 
 /* config.json of a family with the first `from` replaced; NULL: as it is. */
 static void put_config(const char *family, const char *from, const char *to) {
-    char *text, changed[4096];
+    char *text;
     size_t size;
     assert_ok(file_read(&text, &size, golden(family, "config.json")));
-    const char *at = from ? strstr(text, from) : text;
-    if (!at) fail_msg("%s/config.json does not have %s", family, from);
-    int n = snprintf(changed, sizeof changed, "%.*s%s%s", (int)(at - text), text, from ? to : "",
-                     from ? at + strlen(from) : text);
-    assert_in_range(n, 1, sizeof changed - 1);
-    scratch_put("config.json", changed, (size_t)n);
-    free(text);
+    char *changed = from ? test_replaced(text, from, to) : strdup(text);
+    scratch_put_text("config.json", changed);
+    free(text), free(changed);
 }
 
 static void clear_scratch(void) {

@@ -1,7 +1,7 @@
 /* test_options.c -- what is made from the tables of options: every option of every command can be set in all
  * four ways, and the higher one counts; what --print-config writes reads back; manual pages and completion
  * name everything. The walk needs no list of its own, so a command that is added is tested too. */
-#include "tests/test.h"
+#include "tests/run_program.h"
 
 #include <wordexp.h>
 
@@ -9,27 +9,7 @@
 #include "tools/config.h"
 #include "tools/man.h"
 
-static char folder[] = "options.XXXXXX", file[64];
-
-static int make_folder(void **state) {
-    (void)state;
-    test_folder(folder);
-    snprintf(file, sizeof file, "%s/some.conf", folder);
-    return 0;
-}
-
-static int remove_folder(void **state) {
-    (void)state;
-    test_folder_remove(folder);
-    return 0;
-}
-
-static void put_file(const char *text) {
-    FILE *f = fopen(file, "w");
-    assert_non_null(f);
-    fputs(text, f);
-    fclose(f);
-}
+#define CONF "some.conf"
 
 /* ---- one option, four ways ---- */
 
@@ -84,7 +64,7 @@ static void write_config(const char *command, const Option *o, const char *value
     int n = snprintf(text, sizeof text, "# of the test\n[%s]\n%s = \"", command, o->name);
     for (; *value; value++) n += sprintf(text + n, *value == '"' || *value == '\\' ? "\\%c" : "%c", *value);
     snprintf(text + n, sizeof text - (size_t)n, "\" # a comment\n");
-    put_file(text);
+    scratch_put_text(CONF, text);
 }
 
 static void set_by(const Command *c, int32_t i, int ways) {
@@ -102,7 +82,7 @@ static void set_by(const Command *c, int32_t i, int ways) {
     snprintf(argument, sizeof argument, "--%s=%s", slot->row->name, sample[0]);
     write_config(c->name, slot->row, sample[ways & (BY_LINE | BY_ENVIRONMENT) ? 1 : 0]);
     if (ways & BY_LINE) assert_ok(options_read_line(&o.set, 1, line, &rest));
-    if (ways & BY_FILE) assert_ok(config_read_file(&o.set, c, file, &in_file));
+    if (ways & BY_FILE) assert_ok(config_read_file(&o.set, c, scratch_path(CONF), &in_file));
     if (ways & BY_ENVIRONMENT) setenv(variable, sample[ways & BY_LINE ? 1 : 0], 1);
     assert_ok(config_read_environment(&o.set, c, &in_environment));
     unsetenv(variable);
@@ -171,16 +151,16 @@ static void test_one_name_is_one_type(void **state) {
 /* ---- a configuration file ---- */
 
 static Status read_conf(const char *command, const char *text, CommandOptions *o, char **owned) {
-    put_file(text);
+    scratch_put_text(CONF, text);
     assert_ok(command_options_open(o, command_find(command)));
-    return config_read_file(&o->set, command_find(command), file, owned);
+    return config_read_file(&o->set, command_find(command), scratch_path(CONF), owned);
 }
 
 static void expect_refused(const char *text, const char *says) {
     CommandOptions o;
     char *owned = NULL;
     assert_fails(ST_ARG, read_conf("train", text, &o, &owned));
-    assert_says(file);
+    assert_says(scratch_path(CONF));
     assert_says(says);
     command_options_close(&o);
     free(owned);
@@ -208,10 +188,10 @@ static void test_wrong_files_name_line_and_nearest(void **state) {
     CommandOptions o;
     TextList rest;
     char *line[] = {"--lr", "0.5"}, *owned = NULL;
-    put_file("[train]\nlr = ten\n");
+    scratch_put_text(CONF, "[train]\nlr = ten\n");
     assert_ok(command_options_open(&o, &cmd_train));
     assert_ok(options_read_line(&o.set, 2, line, &rest));
-    assert_fails(ST_ARG, config_read_file(&o.set, &cmd_train, file, &owned));
+    assert_fails(ST_ARG, config_read_file(&o.set, &cmd_train, scratch_path(CONF), &owned));
     command_options_close(&o);
     free(owned);
 }
@@ -446,17 +426,10 @@ static bool have(const char *program) {
 
 /* `command` reads the text from stdin and must say nothing. */
 static void expect_silence(const char *command, const char *text) {
-    char line[256], said[2048];
-    snprintf(line, sizeof line, "%s/text", folder);
-    FILE *f = fopen(line, "w");
-    assert_non_null(f);
-    fputs(text, f);
-    fclose(f);
-    snprintf(line, sizeof line, "%s 2>&1 < %s/text", command, folder);
-    f = popen(line, "r");
-    assert_non_null(f);
-    said[fread(said, 1, sizeof said - 1, f)] = '\0';
-    if (pclose(f) != 0 || said[0]) fail_msg("%s: %s", command, said);
+    char line[256];
+    scratch_put_text("text", text);
+    snprintf(line, sizeof line, "%s 2>&1 < text", command);
+    if (shell_run(line) != 0 || program_output[0]) fail_msg("%s: %s", command, program_output);
 }
 
 static void test_pages_are_sound_roff(void **state) {
@@ -501,24 +474,16 @@ static void test_completion_scripts_parse(void **state) {
 
 /* What bash would offer for a command line that ends in its last word. */
 static void expect_offer(const char *words, int count, const char *offers) {
-    char line[512];
-    char *text = text_from(bash, NULL);
-    snprintf(line, sizeof line, "%s/completion", folder);
-    FILE *f = fopen(line, "w");
-    assert_non_null(f);
-    fputs(text, f);
-    fclose(f);
+    char line[512], *text = text_from(bash, NULL);
+    scratch_put_text("completion", text);
     free(text);
     snprintf(line, sizeof line,
-             "cd %s && bash -c 'source ./completion; COMP_WORDS=(cartridge %s); COMP_CWORD=%d; _cartridge; "
+             "bash -c 'source ./completion; COMP_WORDS=(cartridge %s); COMP_CWORD=%d; _cartridge; "
              "echo \"${COMPREPLY[*]}\"'",
-             folder, words, count);
-    f = popen(line, "r");
-    assert_non_null(f);
-    line[fread(line, 1, sizeof line - 1, f)] = '\0';
-    pclose(f);
-    line[strcspn(line, "\n")] = '\0';
-    assert_string_equal(line, offers);
+             words, count);
+    shell_run(line);
+    program_output[strcspn(program_output, "\n")] = '\0';
+    assert_string_equal(program_output, offers);
 }
 
 static void test_bash_offers_what_fits(void **state) {
@@ -550,5 +515,5 @@ int main(void) {
         cmocka_unit_test(test_completion_scripts_parse),
         cmocka_unit_test(test_bash_offers_what_fits),
     };
-    return cmocka_run_group_tests_name("options", tests, make_folder, remove_folder);
+    return cmocka_run_group_tests_name("options", tests, scratch_set_up, scratch_tear_down);
 }

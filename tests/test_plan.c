@@ -1,7 +1,7 @@
 /* test_plan.c -- what `plan` says against what happens: the bytes of a session and of training on the demo's
  * model are those that mem_open was asked for, printed ones included; users that fit do, one more does not;
  * the arithmetic of time gives numbers that can be worked out by hand. */
-#include "tests/test.h"
+#include "tests/run_program.h"
 
 #include "engine/learn/init.h"
 #include "kernels/cpu.h"
@@ -12,19 +12,10 @@
 #include "tools/threads.h"
 
 #define MODEL CARTRIDGE_SOURCE_DIR "/tools/demo/model"
-static char folder[] = "plan.XXXXXX";
 
-static int make_folder(void **state) {
-    (void)state;
-    test_folder(folder);
-    threads_set(2); /* scratch depends on it; the program below gets the same */
-    return 0;
-}
-
-static int remove_folder(void **state) {
-    (void)state;
-    test_folder_remove(folder);
-    return 0;
+static int set_up(void **state) {
+    threads_set(2); /* the kernels' scratch depends on it; the program below gets the same */
+    return scratch_set_up(state);
 }
 
 static ModelConfig demo_config(void) {
@@ -65,7 +56,6 @@ static void test_bytes_of_a_session(void **state) {
 /* One conversation with so many candidates for its supervised token. */
 static Dataset *make_data(const Session *s, int32_t candidates) {
     enum { TOKENS = 6 };
-    char path[64];
     Dataset *d;
     int32_t token[TOKENS] = {3, 4, 5, 6, 7, 8}, at = TOKENS - 1, first[2] = {0, candidates}, id[32];
     float logprob[32];
@@ -75,9 +65,8 @@ static Dataset *make_data(const Session *s, int32_t candidates) {
                         .template_family = chat_family(s->chat),
                         .corpus = "none",
                         .settings = "{}"};
-    snprintf(path, sizeof path, "%s/data", folder);
-    unlink(path);
-    assert_ok(dataset_create(&d, path, &info, false));
+    scratch_remove("data");
+    assert_ok(dataset_create(&d, scratch_path("data"), &info, false));
     assert_ok(dataset_begin(d));
     assert_ok(dataset_add(d, &(Conversation){.n = TOKENS,
                                              .targets = 1,
@@ -149,17 +138,14 @@ static void test_bytes_of_training(void **state) {
 
 /* A number of the JSON that the program prints; key NULL: it prints none. */
 static double printed(const char *arguments, const char *key, int code) {
-    char line[1024], text[8192];
+    char line[1024];
     snprintf(line, sizeof line, "OMP_NUM_THREADS=2 %s %s 2>/dev/null", CARTRIDGE_PROGRAM, arguments);
-    FILE *p = popen(line, "r");
-    assert_non_null(p);
-    text[fread(text, 1, sizeof text - 1, p)] = '\0';
-    int left = pclose(p);
-    if (left != code << 8) fail_msg("%s: left with %d, wanted %d: %s", arguments, left >> 8, code, text);
+    int left = shell_run(line);
+    if (left != code) fail_msg("%s: left with %d, wanted %d: %s", arguments, left, code, program_output);
     if (!key) return 0;
     snprintf(line, sizeof line, "\"%s\":", key);
-    char *at = strstr(text, line);
-    if (!at) fail_msg("%s: no %s in %s", arguments, key, text);
+    char *at = strstr(program_output, line);
+    if (!at) fail_msg("%s: no %s in %s", arguments, key, program_output);
     return strtod(at + strlen(line), NULL);
 }
 
@@ -321,5 +307,5 @@ int main(void) {
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_defaults_are_those_of_train),
     };
-    return cmocka_run_group_tests_name("plan", tests, make_folder, remove_folder);
+    return cmocka_run_group_tests_name("plan", tests, set_up, scratch_tear_down);
 }

@@ -1,58 +1,30 @@
-/* test_program.c -- the program as a user meets it: the demo from nothing, its files with the other commands, wrong input
- * with the exit codes that the README promises, and an interrupted run that is resumed. */
-#include "tests/test.h"
-
-#include <signal.h>
-
-#include "kernels/base/file.h"
+/* test_program.c -- the program as a user meets it: the demo from nothing, its files with the other commands,
+ * wrong input with the exit codes that the README promises, and an interrupted run that is resumed. */
 #include "tests/run_program.h"
 
-static char folder[] = "program.XXXXXX";
-
-static int run(const char *arguments) {
-    return program_run(folder, arguments);
-}
-
-static void expect(int code, const char *says, const char *arguments) {
-    program_expect(folder, code, says, arguments);
-}
-
-static void put_file(const char *name, const char *text) {
-    char path[512];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    fputs(text, f);
-    fclose(f);
-}
+#include "kernels/base/file.h"
 
 /* Everything below uses what the demo leaves behind. */
 static int make_demo(void **state) {
     (void)state;
-    test_folder(folder);
+    scratch_open();
     expect(0, "met", "demo --quick --progress never");
     return 0;
 }
 
-static int remove_demo(void **state) {
-    (void)state;
-    test_folder_remove(folder);
-    return 0;
-}
+#define EVAL  "eval -q -m demo/model -c demo/facts.cartridge --set demo/facts.questions.jsonl "
+#define TRAIN "train -m demo/model --corpus demo/facts.txt "
 
 static void test_the_demo_can_be_used(void **state) {
     (void)state;
     expect(0, "belongs together", "inspect demo/facts.cartridge -m demo/model --tensors");
     expect(0, "3 layers", "inspect demo/model");
-    expect(0, "cartridge", "eval -q -m demo/model -c demo/facts.cartridge --set demo/facts.questions.jsonl --corpus demo/facts.txt "
-                           "--against none,full,truncate:8 --expect 'exact>=0.95'");
-    expect(6, "missed", "eval -q -m demo/model -c demo/facts.cartridge --set demo/facts.questions.jsonl --expect 'nll>=50'");
-    char *text, *end;
+    expect(0, "cartridge",
+           EVAL "--corpus demo/facts.txt --against none,full,truncate:8 --expect 'exact>=0.95'");
+    expect(6, "missed", EVAL "--expect 'nll>=50'");
+    char prompt[256], line[512];
     size_t n;
-    char path[512], prompt[256], line[512];
-    snprintf(path, sizeof path, "%s/demo/facts.txt", folder);
-    assert_ok(file_read(&text, &n, path));
-    end = strchr(text, '.');
+    char *text = scratch_read("demo/facts.txt", &n), *end = strchr(text, '.');
     assert_non_null(end);
     *end = '\0'; /* "Ada drinks tea": the question is its first two words */
     snprintf(prompt, sizeof prompt, "%.*s", (int)(strrchr(text, ' ') - text), text);
@@ -73,8 +45,8 @@ static void test_help_comes_from_the_tables(void **state) {
     expect(0, "commit", "--version");
 }
 
-/* Every command line of the README is one that the parser takes; the demo's own ones run above, those on the real model
- * want minutes and are run by hand. */
+/* Every command line of the README is one that the parser takes; the demo's own ones run above, those on the
+ * real model want minutes and are run by hand. */
 static void test_commands_of_the_readme(void **state) {
     (void)state;
     char *text, line[1024];
@@ -96,37 +68,32 @@ static void test_wrong_command_lines(void **state) {
     expect(2, "did you mean train?", "trian");
     expect(2, "did you mean --corpus?", "train --corpsu x");
     expect(2, "--model", "train --corpus x -o y");
-    expect(2, "not a number", "train -m demo/model --corpus demo/facts.txt -o y -p ten");
-    expect(2, "within", "train -m demo/model --corpus demo/facts.txt -o y --heldout 0.9");
-    expect(2, "none of", "train -m demo/model --corpus demo/facts.txt -o y --schedule slow");
-    expect(2, "exists already", "train -m demo/model --corpus demo/facts.txt -o demo/facts.cartridge");
+    expect(2, "not a number", TRAIN "-o y -p ten");
+    expect(2, "within", TRAIN "-o y --heldout 0.9");
+    expect(2, "none of", TRAIN "-o y --schedule slow");
+    expect(2, "exists already", TRAIN "-o demo/facts.cartridge");
 }
 
 static void test_inputs_that_cannot_be_used(void **state) {
     (void)state;
-    put_file("latin1.txt", "caf\xE9");
-    put_file("short.txt", "Ada drinks tea.");
-    put_file("bad.jsonl", "{\"question\":\"x\"}\n");
+    scratch_put_text("latin1.txt", "caf\xE9");
+    scratch_put_text("short.txt", "Ada drinks tea.");
+    scratch_put_text("bad.jsonl", "{\"question\":\"x\"}\n");
     expect(3, "no/model", "chat -m no/model --prompt x");
     expect(3, "no.txt", "train -m demo/model --corpus no.txt -o y.cartridge");
     expect(3, "byte 3", "train -m demo/model --corpus latin1.txt -o y.cartridge");
     expect(3, "answer", "eval -m demo/model --set bad.jsonl");
     expect(3, "facts.txt", "inspect demo/facts.txt");
     expect(2, "chunk", "synth -m demo/model --corpus short.txt -o y.study --chunk 64-512");
-    expect(2, "rows", "train -m demo/model --corpus demo/facts.txt --data demo/facts.study -o y.cartridge -p 4000");
+    expect(2, "rows", TRAIN "--data demo/facts.study -o y.cartridge -p 4000");
 }
 
+/* The file with one byte changed; at < 0: counted from its end. */
 static void flip(const char *from, const char *to, long at) {
-    char path[512], *data;
     size_t n;
-    snprintf(path, sizeof path, "%s/%s", folder, from);
-    assert_ok(file_read(&data, &n, path));
+    char *data = scratch_read(from, &n);
     data[at < 0 ? (long)n + at : at] ^= 1;
-    snprintf(path, sizeof path, "%s/%s", folder, to);
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, n, f), n);
-    fclose(f);
+    scratch_put(to, data, n);
     free(data);
 }
 
@@ -134,25 +101,26 @@ static void test_damaged_cartridges_and_other_models(void **state) {
     (void)state;
     flip("demo/facts.cartridge", "flipped.cartridge", -1);
     expect(3, "damaged", "chat -m demo/model -c flipped.cartridge --prompt x");
-    assert_int_equal(run("demo --quick --out other --progress never"), 0);
+    assert_int_equal(program_run("demo --quick --out other --progress never"), 0);
     flip("other/model/model.safetensors", "other/model/model.safetensors", -1);
     expect(3, "another model", "chat -m other/model -c demo/facts.cartridge --prompt x");
 }
 
 #define SMALL                                                                                                \
-    "train -m demo/model --corpus demo/facts.txt --data demo/facts.study -p 8 --steps 60 --step-tokens 64 --lr 0.05 --save-every 5 -q "
+    TRAIN "--data demo/facts.study -p 8 --steps 60 --step-tokens 64 --lr 0.05 --save-every 5 -q "
 
-/* Stopped in the middle it saves and leaves with 75, and --resume gives the very file that an undisturbed run gives.
- * SIGTERM, because a shell's background processes do not hear SIGINT; both take the same way. */
+/* Stopped in the middle it saves and leaves with 75, and --resume gives the very file that an undisturbed run
+ * gives. SIGTERM, because a shell's background processes do not hear SIGINT; both take the same way. */
 static void test_an_interrupted_run_is_resumed(void **state) {
     (void)state;
     expect(0, "wrote", SMALL "-o whole.cartridge");
-    int code = run("--version; " CARTRIDGE_PROGRAM " " SMALL "-o parts.cartridge & pid=$!; i=0; "
-                   "while [ ! -s parts.cartridge.run/metrics.jsonl ] && [ $i -lt 3000 ]; do sleep 0.02; i=$((i+1)); done; "
-                   "kill -TERM $pid; wait $pid");
-    if (code != 75 && code != 0) fail_msg("left with %d: %s", code, program_output); /* 0: it was faster than the signal */
+    int code = program_run("--version; " CARTRIDGE_PROGRAM " " SMALL "-o parts.cartridge & pid=$!; i=0; "
+                           "while [ ! -s parts.cartridge.run/metrics.jsonl ] && [ $i -lt 3000 ]; "
+                           "do sleep 0.02; i=$((i+1)); done; kill -TERM $pid; wait $pid");
+    if (code != 75 && code != 0) /* 0: it was faster than the signal */
+        fail_msg("left with %d: %s", code, program_output);
     if (code == 75) expect(0, "wrote", SMALL "-o parts.cartridge --resume");
-    assert_int_equal(run("--version && cmp whole.cartridge parts.cartridge"), 0);
+    assert_int_equal(program_run("--version && cmp whole.cartridge parts.cartridge"), 0);
 }
 
 int main(void) {
@@ -165,5 +133,5 @@ int main(void) {
         cmocka_unit_test(test_damaged_cartridges_and_other_models),
         cmocka_unit_test(test_an_interrupted_run_is_resumed),
     };
-    return cmocka_run_group_tests_name("program", tests, make_demo, remove_demo);
+    return cmocka_run_group_tests_name("program", tests, make_demo, scratch_tear_down);
 }

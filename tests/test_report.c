@@ -1,11 +1,10 @@
 /* test_report.c -- pages: the geometry of curves; that a page is well formed, whatever its words are; the
  * command `report` with good files and bad ones. */
-#include "tests/test.h"
+#include "tests/run_program.h"
 
 #include <ctype.h>
 
 #include "kernels/base/file.h"
-#include "tests/run_program.h"
 #include "tools/demo/page.h"
 #include "tools/report_chart.h"
 #include "tools/report_run.h"
@@ -50,10 +49,9 @@ static void check_page(const char *text) {
     assert_true(tags > 10);
 }
 
-static char *read_page(const char *path) {
-    char *text;
+static char *read_page(const char *name) {
     size_t n;
-    assert_ok(file_read(&text, &n, path));
+    char *text = scratch_read(name, &n);
     assert_int_equal(strlen(text), n);
     return text;
 }
@@ -160,23 +158,6 @@ static void test_smooth_curves(void **state) {
 
 /* ---- pages ---- */
 
-static char folder[] = "report.XXXXXX";
-
-static const char *at(const char *name) {
-    static char path[2][600];
-    static int turn;
-    turn = !turn;
-    snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    return path[turn];
-}
-
-static void put_file(const char *name, const char *text) {
-    FILE *f = fopen(at(name), "w");
-    assert_non_null(f);
-    fputs(text, f);
-    fclose(f);
-}
-
 static void test_text_is_escaped(void **state) {
     (void)state;
     Page *p;
@@ -198,9 +179,9 @@ static void test_text_is_escaped(void **state) {
     chart_bars(p, "<bars>", &bar, 1, 0);
     chart_plot(p, &plot);
     chart_squares(p, "<squares>", count, colour, 2, 3, 10);
-    assert_ok(page_write(p, at("escaped.html")));
+    assert_ok(page_write(p, scratch_path("escaped.html")));
     page_close(p);
-    char *text = read_page(at("escaped.html"));
+    char *text = read_page("escaped.html");
     check_page(text);
     assert_holds(text, "&lt;/title&gt;&lt;script&gt;alert(1)");
     assert_holds(text, "a &amp; b \xEF\xBF\xBD \xEF\xBF\xBD( \xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD é");
@@ -213,13 +194,13 @@ static void test_text_is_escaped(void **state) {
 static void test_a_full_disk_leaves_the_old_page(void **state) {
     (void)state;
     Page *p;
-    put_file("kept.html", "old");
+    scratch_put_text("kept.html", "old");
     assert_ok(page_open(&p, "new", NULL));
     file_fail_after(100);
-    assert_fails(ST_NOSPACE, page_write(p, at("kept.html")));
+    assert_fails(ST_NOSPACE, page_write(p, scratch_path("kept.html")));
     file_fail_after(-1);
     page_close(p);
-    char *text = read_page(at("kept.html"));
+    char *text = read_page("kept.html");
     assert_string_equal(text, "old");
     free(text);
 }
@@ -240,8 +221,8 @@ static void test_a_full_disk_leaves_the_old_page(void **state) {
 static void test_a_run_is_read(void **state) {
     (void)state;
     Run r;
-    put_file("metrics.jsonl", HELD STEP1 STEP2 NOTE "{\"step\":3,\"ste");
-    assert_ok(run_read(&r, at("metrics.jsonl")));
+    scratch_put_text("metrics.jsonl", HELD STEP1 STEP2 NOTE "{\"step\":3,\"ste");
+    assert_ok(run_read(&r, scratch_path("metrics.jsonl")));
     assert_int_equal(r.steps, 2);
     assert_int_equal(r.helds, 1);
     assert_int_equal(r.planned, 3);
@@ -250,9 +231,9 @@ static void test_a_run_is_read(void **state) {
     assert_within(r.rows[1], 80, 0);
     assert_within(r.held_kl[0], 1.875, 0);
     assert_true(r.cut);
-    assert_ok(run_report(&r, "<run>", at("run.html")));
+    assert_ok(run_report(&r, "<run>", scratch_path("run.html")));
     run_close(&r);
-    char *text = read_page(at("run.html"));
+    char *text = read_page("run.html");
     check_page(text);
     assert_holds(text, "2.346");
     assert_holds(text, "170 tokens per second"); /* 170 rows in a second */
@@ -267,7 +248,7 @@ static void test_a_run_is_read(void **state) {
 static void test_runs_that_cannot_be_read(void **state) {
     (void)state;
     Run r;
-    assert_fails(ST_NOTFOUND, run_read(&r, at("no.jsonl")));
+    assert_fails(ST_NOTFOUND, run_read(&r, scratch_path("no.jsonl")));
     assert_says("no.jsonl");
     static const struct {
         const char *text, *says;
@@ -283,8 +264,8 @@ static void test_runs_that_cannot_be_read(void **state) {
         {STEP1 "{\"step\":2,\"note\":7}\n", "\"note\" is not a string"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        put_file("bad.jsonl", bad[i].text);
-        assert_fails(ST_FORMAT, run_read(&r, at("bad.jsonl")));
+        scratch_put_text("bad.jsonl", bad[i].text);
+        assert_fails(ST_FORMAT, run_read(&r, scratch_path("bad.jsonl")));
         assert_says(bad[i].says);
         assert_says("bad.jsonl");
     }
@@ -292,25 +273,21 @@ static void test_runs_that_cannot_be_read(void **state) {
 
 /* ---- the program ---- */
 
-static void expect(int code, const char *says, const char *arguments) {
-    program_expect(folder, code, says, arguments);
-}
-
 static void test_the_command(void **state) {
     (void)state;
-    put_file("metrics.jsonl", HELD STEP1 STEP2);
+    scratch_put_text("metrics.jsonl", HELD STEP1 STEP2);
     expect(0, "wrote report.html: 2 steps, 1 evaluations", "report metrics.jsonl");
     expect(0, "wrote folder.html", "report . -o folder.html");
-    char *text = read_page(at("folder.html"));
+    char *text = read_page("folder.html");
     check_page(text);
     free(text);
-    put_file("half.jsonl", STEP1 "{\n");
-    int files = test_folder_count(folder);
+    scratch_put_text("half.jsonl", STEP1 "{\n");
+    int files = scratch_files();
     expect(2, "0 runs are given", "report");
     expect(3, "nothing.jsonl", "report nothing.jsonl -o x.html");
     expect(3, "line 2", "report half.jsonl -o x.html");
     expect(1, "creating failed", "report metrics.jsonl -o no/x.html");
-    assert_int_equal(test_folder_count(folder), files);
+    assert_int_equal(scratch_files(), files);
 }
 
 /* ---- the demo ---- */
@@ -332,7 +309,7 @@ static void test_the_demo_has_a_page(void **state) {
     (void)state;
     char number[32], cell[64];
     expect(0, "\"met\":true", "demo --quick --json --progress never");
-    char *text = read_page(at("demo/report.html"));
+    char *text = read_page("demo/report.html");
     check_page(text);
     static const char *const object[] = {"\"none\"", "\"truncated\"", "\"text\"", "\"cartridge\""};
     for (int i = 0; i < 4; i++) {
@@ -347,7 +324,7 @@ static void test_the_demo_has_a_page(void **state) {
     assert_holds(text, "--quick");
     free(text);
     expect(0, "100 steps", "report demo/facts.cartridge.run -o demo/training.html");
-    text = read_page(at("demo/training.html"));
+    text = read_page("demo/training.html");
     check_page(text);
     free(text);
 }
@@ -384,14 +361,11 @@ static void hear_nothing(void *user, const char *stage, const char *what) {
 
 /* The demo's model with a context of 200. */
 static void shorten_context(void) {
-    char *text, *key;
     size_t n;
-    assert_ok(file_read(&text, &n, at("demo/model/config.json")));
-    key = strstr(text, "\"max_position_embeddings\": 4096");
-    assert_non_null(key);
-    memcpy(strchr(key, '4'), " 200", 4);
-    put_file("demo/model/config.json", text);
-    free(text);
+    char *text = scratch_read("demo/model/config.json", &n);
+    char *shorter = test_replaced(text, "embeddings\": 4096", "embeddings\": 200");
+    scratch_put_text("demo/model/config.json", shorter);
+    free(text), free(shorter);
 }
 
 /* A text longer than the context: two chapters of 16 facts, told twice, in a context that takes half of it.
@@ -399,13 +373,10 @@ static void shorten_context(void) {
 static void test_a_text_that_does_not_fit(void **state) {
     (void)state;
     static Lesson l;
-    char model[600], page[600];
     int stages = 0;
-    snprintf(model, sizeof model, "%s/demo/model", folder);
-    snprintf(page, sizeof page, "%s/long.html", folder);
     shorten_context();
-    LessonPlan plan = {.model = model,
-                       .folder = folder,
+    LessonPlan plan = {.model = scratch_path("demo/model"),
+                       .folder = scratch_folder(),
                        .name = "long",
                        .facts = 32,
                        .chapters = 2,
@@ -433,26 +404,14 @@ static void test_a_text_that_does_not_fit(void **state) {
     assert_true(l.load[2].tokens_per_second[SPEED_CARTRIDGE] > 0);
     DemoPage d = {
         .first = &l, .first_plan = &plan, .longer = &l, .longer_plan = &plan, .bar = 0.95, .met = true};
-    assert_ok(demo_page_write(&d, page));
-    char *text = read_page(page);
+    assert_ok(demo_page_write(&d, scratch_path("long.html")));
+    char *text = read_page("long.html");
     check_page(text);
     assert_holds(text, "the model&#39;s context holds 200");
     assert_holds(text, "<td>261 (the whole text)</td>");
     assert_holds(text, "136 (what fits)");
     assert_holds(text, "no room");
     free(text);
-}
-
-static int make_folder(void **state) {
-    (void)state;
-    test_folder(folder);
-    return 0;
-}
-
-static int remove_folder(void **state) {
-    (void)state;
-    test_folder_remove(folder);
-    return 0;
 }
 
 int main(void) {
@@ -472,5 +431,5 @@ int main(void) {
         cmocka_unit_test(test_parts_of_facts),
         cmocka_unit_test(test_a_text_that_does_not_fit), /* with the model that the demo has left */
     };
-    return cmocka_run_group_tests_name("report", tests, make_folder, remove_folder);
+    return cmocka_run_group_tests_name("report", tests, scratch_set_up, scratch_tear_down);
 }

@@ -3,20 +3,14 @@
  * and what is dropped is dropped for the reason given. */
 #include "tests/test.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
-
 #include "engine/learn/repeats.h"
 #include "engine/learn/seeds.h"
 #include "engine/learn/study.h"
 #include "engine/learn/words.h"
 #include "engine/transformer/capture.h"
+#include "tests/scratch.h"
 
 #define MODEL CARTRIDGE_SOURCE_DIR "/tools/demo/model"
-
-static char folder[] = "/tmp/cartridge-test-XXXXXX";
 
 /* ---- repeats ---- */
 
@@ -186,9 +180,9 @@ static StudyOptions options(void) {
 }
 
 static Dataset *open_data(World *w, const char *name, const StudyOptions *o, bool resume) {
-    char path[300], *settings, tokenizer[65];
+    char file[64], *settings, tokenizer[65];
     Dataset *d;
-    snprintf(path, sizeof path, "%s/%s.study", folder, name);
+    snprintf(file, sizeof file, "%s.study", name);
     digest_hex(tokenizer_digest(w->t), tokenizer);
     assert_ok(study_settings(o, &settings));
     DatasetInfo info = {.model = w->m->fingerprint,
@@ -197,7 +191,7 @@ static Dataset *open_data(World *w, const char *name, const StudyOptions *o, boo
                         .corpus = "facts",
                         .corpus_tokens = 100,
                         .settings = settings};
-    assert_ok(dataset_create(&d, path, &info, resume));
+    assert_ok(dataset_create(&d, scratch_path(file), &info, resume));
     free(settings);
     return d;
 }
@@ -481,15 +475,9 @@ static void test_questions_from_a_file(void **state) {
     World *w = world(state);
     StudyOptions o = options();
     StudySums sums;
-    char path[300];
-    snprintf(path, sizeof path, "%s/asked.jsonl", folder);
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    fputs(
-        "{\"question\":\"Ada drinks?\"}\n{\"question\":\"Zoe studies?\"}\n{\"question\":\"Hana speaks?\"}\n",
-        f);
-    fclose(f);
-    o.questions_path = path;
+    scratch_put_text("asked.jsonl", "{\"question\":\"Ada drinks?\"}\n{\"question\":\"Zoe studies?\"}\n"
+                                    "{\"question\":\"Hana speaks?\"}\n");
+    o.questions_path = scratch_path("asked.jsonl");
     o.conversations = 3;
     o.duplicate_overlap = 1;
     Dataset *d = open_data(w, "file", &o, false);
@@ -507,7 +495,6 @@ static void test_questions_from_a_file(void **state) {
     d = open_data(w, "nofile", &o, false);
     assert_fails(ST_NOTFOUND, study(w, &o, d, NULL, NULL));
     dataset_close(d);
-    unlink(path);
 }
 
 /* Questions that must end in a question mark, from a model that knows no such request: forced first words are
@@ -575,12 +562,6 @@ static void test_small_pools(void **state) {
     }
 }
 
-static void remove_files(void) {
-    char command[300];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    if (system(command)) fprintf(stderr, "%s stays\n", folder);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_repeats),
@@ -598,8 +579,8 @@ int main(void) {
         cmocka_unit_test(test_bad_options),
         cmocka_unit_test(test_small_pools),
     };
-    if (!mkdtemp(folder)) return 1;
+    scratch_open();
     int failed = cmocka_run_group_tests(tests, open_world, close_world);
-    remove_files();
+    scratch_close();
     return failed;
 }

@@ -5,6 +5,7 @@
 #include "engine/text/chat.h"
 #include "engine/text/corpus.h"
 #include "kernels/base/json.h"
+#include "tests/scratch.h"
 
 #define GOLDEN CARTRIDGE_SOURCE_DIR "/tests/golden/tokenizer/"
 #define DEMO   CARTRIDGE_SOURCE_DIR "/tools/demo/model"
@@ -464,20 +465,10 @@ static void test_a_message_cannot_end_its_turn(void **state) {
     close_talk(&k);
 }
 
-static void write_text(const char *folder, const char *name, const char *text) {
-    char path[512];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    fputs(text, f);
-    fclose(f);
-}
-
 /* Llama 3 by its markers, with a tokenizer that has its tokens; its prefix begins with the begin-of-text token. */
 static void test_turns_of_llama3(void **state) {
     (void)state;
-    char folder[] = "text.XXXXXX";
-    test_folder(folder);
+    scratch_open();
     cJSON *o;
     assert_ok(json_load(&o, GOLDEN "llama3.json"));
     static const char *const added[] = {"<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"};
@@ -489,14 +480,15 @@ static void test_turns_of_llama3(void **state) {
         cJSON_AddItemToArray(cJSON_GetObjectItem(o, "added_tokens"), a);
     }
     char *text = cJSON_PrintUnformatted(o);
-    write_text(folder, "tokenizer.json", text);
-    write_text(folder, "tokenizer_config.json", "{\"chat_template\":\"{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
-               "+ message['content'] | trim + '<|eot_id|>' %}\"}");
-    write_text(folder, "generation_config.json", "{\"eos_token_id\":[1003,5]}");
+    scratch_put_text("tokenizer.json", text);
+    scratch_put_text("tokenizer_config.json",
+                     "{\"chat_template\":\"{% set content = '<|start_header_id|>' + message['role'] + "
+                     "'<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' %}\"}");
+    scratch_put_text("generation_config.json", "{\"eos_token_id\":[1003,5]}");
     free(text);
     cJSON_Delete(o);
 
-    Talk k = open_talk(folder);
+    Talk k = open_talk(scratch_folder());
     TokenVec v = {0};
     const int32_t *stop;
     int32_t stops;
@@ -513,13 +505,13 @@ static void test_turns_of_llama3(void **state) {
     assert_int_equal(stop[1], 5);
     tokens_close(&v);
     close_talk(&k);
-    test_folder_remove(folder);
+    scratch_close();
 }
 
-static void refuse_chat(const Tokenizer *t, const char *folder, const char *config, Status code, const char *says) {
+static void refuse_chat(const Tokenizer *t, const char *config, Status code, const char *says) {
     Chat *c;
-    write_text(folder, "tokenizer_config.json", config);
-    assert_fails(code, chat_open(&c, folder, t));
+    scratch_put_text("tokenizer_config.json", config);
+    assert_fails(code, chat_open(&c, scratch_folder(), t));
     assert_says(says);
 }
 
@@ -546,14 +538,13 @@ static void test_known_templates(void **state) {
         {NULL, "{# an open comment"},
         {NULL, ""},
     };
-    char folder[] = "text.XXXXXX";
     Tokenizer *t;
     Chat *c;
-    test_folder(folder);
+    scratch_open();
     assert_ok(tokenizer_open(&t, DEMO));
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-        write_text(folder, "chat_template.jinja", known[i].text);
-        Status st = chat_open(&c, folder, t);
+        scratch_put_text("chat_template.jinja", known[i].text);
+        Status st = chat_open(&c, scratch_folder(), t);
         if (!known[i].family) {
             if (st != ST_UNSUPPORTED) fail_msg("template %zu was taken for something", i);
             continue;
@@ -563,7 +554,7 @@ static void test_known_templates(void **state) {
         chat_close(c);
     }
     tokenizer_close(t);
-    test_folder_remove(folder);
+    scratch_close();
 }
 
 /* End tokens come from generation_config.json: one, a list, or none. */
@@ -573,30 +564,30 @@ static void test_stops(void **state) {
         {"{}", 1}, {"{\"eos_token_id\":null}", 1}, {"{\"eos_token_id\":0}", 2}, {"{\"eos_token_id\":[2,0,0,1]}", 3}};
     static const char *const bad[] = {"{\"eos_token_id\":\"x\"}", "{\"eos_token_id\":-1}", "{\"eos_token_id\":[99999999]}",
                                       "{\"eos_token_id\":[0.5]}", "{\"eos_token_id\":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]}"};
-    char folder[] = "text.XXXXXX";
     Tokenizer *t;
     Chat *c;
     const int32_t *stop;
     int32_t n;
-    test_folder(folder);
+    scratch_open();
     assert_ok(tokenizer_open(&t, DEMO));
-    write_text(folder, "chat_template.jinja", "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}");
+    scratch_put_text("chat_template.jinja",
+                     "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}");
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
-        write_text(folder, "generation_config.json", good[i].config);
-        assert_ok(chat_open(&c, folder, t));
+        scratch_put_text("generation_config.json", good[i].config);
+        assert_ok(chat_open(&c, scratch_folder(), t));
         assert_ok(chat_stops(c, &stop, &n));
         assert_int_equal(n, good[i].stops);
         assert_int_equal(stop[0], chat_end(c));
         chat_close(c);
     }
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        write_text(folder, "generation_config.json", bad[i]);
-        Status st = chat_open(&c, folder, t);
+        scratch_put_text("generation_config.json", bad[i]);
+        Status st = chat_open(&c, scratch_folder(), t);
         assert_true(st == ST_FORMAT || st == ST_UNSUPPORTED);
         assert_says("generation_config.json");
     }
     tokenizer_close(t);
-    test_folder_remove(folder);
+    scratch_close();
 }
 
 /* The real model writes a default system turn; nothing here adds one. */
@@ -618,57 +609,56 @@ static void test_turns_of_smollm2(void **state) {
 
 static void test_unknown_templates(void **state) {
     (void)state;
-    char folder[] = "text.XXXXXX";
     Tokenizer *t;
-    test_folder(folder);
+    scratch_open();
     assert_ok(tokenizer_open(&t, DEMO));
     Chat *c;
-    assert_fails(ST_NOTFOUND, chat_open(&c, folder, t));
+    assert_fails(ST_NOTFOUND, chat_open(&c, scratch_folder(), t));
     assert_says("tokenizer_config.json");
-    refuse_chat(t, folder, "{}", ST_UNSUPPORTED, "chat_template");
-    refuse_chat(t, folder, "{\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"x\"}]}", ST_UNSUPPORTED, "chat_template");
-    refuse_chat(t, folder, "{\"chat_template\":\"[INST] {{ m }} [/INST]\"}", ST_UNSUPPORTED, "SHA-256");
-    refuse_chat(t, folder, "{\"chat_template\":\"<|im_start|> <|start_header_id|>\"}", ST_UNSUPPORTED, "no turns");
-    refuse_chat(t, folder, "{\"chat_template\":\"{{'<|start_header_id|>' + m.role + '<|end_header_id|>\\\\n\\n' + m.content "
-                           "+ '<|eot_id|>'}}\"}", ST_FORMAT, "begin_of_text");
-    refuse_chat(t, folder, "{", ST_FORMAT, "JSON");
+    refuse_chat(t, "{}", ST_UNSUPPORTED, "chat_template");
+    refuse_chat(t, "{\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"x\"}]}", ST_UNSUPPORTED,
+                "chat_template");
+    refuse_chat(t, "{\"chat_template\":\"[INST] {{ m }} [/INST]\"}", ST_UNSUPPORTED, "SHA-256");
+    refuse_chat(t, "{\"chat_template\":\"<|im_start|> <|start_header_id|>\"}", ST_UNSUPPORTED, "no turns");
+    refuse_chat(t,
+                "{\"chat_template\":\"{{'<|start_header_id|>' + m.role + '<|end_header_id|>\\\\n\\n' + m.content "
+                "+ '<|eot_id|>'}}\"}",
+                ST_FORMAT, "begin_of_text");
+    refuse_chat(t, "{", ST_FORMAT, "JSON");
     tokenizer_close(t);
-    test_folder_remove(folder);
+    scratch_close();
 }
 
 /* ---- corpus ---- */
 
 static void test_corpus_of_files(void **state) {
     (void)state;
-    char folder[] = "text.XXXXXX", inner[64];
     Corpus *c;
-    test_folder(folder);
-    snprintf(inner, sizeof inner, "%s/sub", folder);
-    assert_int_equal(mkdir(inner, 0777), 0);
-    write_text(folder, "b.txt", "second");
-    write_text(folder, "a.txt", "first");
-    write_text(folder, ".hidden", "\xFF");
-    write_text(inner, "c.txt", "fourth");
-    write_text(folder, "sub-d.txt", "third"); /* before "sub/": the order is that of whole paths */
-    assert_ok(corpus_open(&c, folder));
+    scratch_open();
+    assert_int_equal(mkdir(scratch_path("sub"), 0777), 0);
+    scratch_put_text("b.txt", "second");
+    scratch_put_text("a.txt", "first");
+    scratch_put_text(".hidden", "\xFF");
+    scratch_put_text("sub/c.txt", "fourth");
+    scratch_put_text("sub-d.txt", "third"); /* before "sub/": the order is that of whole paths */
+    assert_ok(corpus_open(&c, scratch_folder()));
     assert_int_equal(corpus_documents(c), 4);
     assert_int_equal(corpus_text(c).n, strlen("first\n\nsecond\n\nthird\n\nfourth"));
     assert_memory_equal(corpus_text(c).p, "first\n\nsecond\n\nthird\n\nfourth", corpus_text(c).n);
     corpus_close(c);
-    snprintf(inner, sizeof inner, "%s/pipe", folder);
-    assert_int_equal(mkfifo(inner, 0666), 0);
-    assert_fails(ST_FORMAT, corpus_open(&c, folder)); /* and does not wait for a writer */
+    assert_int_equal(mkfifo(scratch_path("pipe"), 0666), 0);
+    assert_fails(ST_FORMAT, corpus_open(&c, scratch_folder())); /* and does not wait for a writer */
     assert_says("pipe");
-    assert_int_equal(remove(inner), 0);
-    write_text(folder, "z.bin", "ab\xFE");
-    assert_fails(ST_FORMAT, corpus_open(&c, folder));
+    assert_int_equal(remove(scratch_path("pipe")), 0);
+    scratch_put_text("z.bin", "ab\xFE");
+    assert_fails(ST_FORMAT, corpus_open(&c, scratch_folder()));
     assert_says("z.bin");
     assert_says("byte 2");
     assert_fails(ST_NOTFOUND, corpus_open(&c, "no/such/path"));
-    write_text(folder, "blank.txt", " \n\t");
-    snprintf(inner, sizeof inner, "%s/blank.txt", folder);
-    assert_fails(ST_FORMAT, corpus_open(&c, inner));
-    test_folder_remove(folder);
+    scratch_put_text("blank.txt", " \n\t");
+    assert_fails(ST_FORMAT, corpus_open(&c, scratch_path("blank.txt")));
+    scratch_remove(".hidden");
+    scratch_close();
 }
 
 static void test_corpus_of_text(void **state) {
