@@ -17,24 +17,6 @@ static const Shape shapes[] = {
 };
 
 /* call_linear(m, args) and its like */
-#define OPERATIONS(X)                                                                                        \
-    X(gather, GatherArgs)                                                                                    \
-    X(scatter, ScatterArgs)                                                                                  \
-    X(norm, NormArgs)                                                                                        \
-    X(norm_back, NormBackArgs)                                                                               \
-    X(linear, LinearArgs)                                                                                    \
-    X(linear_back, LinearBackArgs)                                                                           \
-    X(heads, HeadsArgs)                                                                                      \
-    X(heads_back, HeadsBackArgs)                                                                             \
-    X(swiglu, SwigluArgs)                                                                                    \
-    X(swiglu_back, SwigluBackArgs)                                                                           \
-    X(attn, AttnArgs)                                                                                        \
-    X(attn_back, AttnBackArgs)                                                                               \
-    X(distill, DistillArgs)                                                                                  \
-    X(topk, TopkArgs)                                                                                        \
-    X(sample, SampleArgs)                                                                                    \
-    X(adam, AdamArgs)                                                                                        \
-    X(squared_norm, SquaredNormArgs)
 #define X(op, Args)                                                                                          \
     static Status call_##op(Meter *m, const void *args) {                                                    \
         return m->ops->op(m->stream, (const Args *)args);                                                    \

@@ -23,36 +23,29 @@ static Step step_of(const AdamArgs *a, int64_t page) {
 }
 
 /* The nearest bf16, ties to even, as f32. Finite numbers only: a master that is not is found by the loss. */
-VECTOR_FN F8 nearest_bf16(F8 x) {
-    U8 bits = (U8)x;
-    return (F8)((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
+VECTOR_FN Vec nearest_bf16(Vec x) {
+    VecU bits = (VecU)x;
+    return (Vec)((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
 }
 
 typedef struct Place { float *p, *g, *m, *v, *pool; } Place;
 
-VECTOR_FN void update(const Step *s, Place at, int64_t i) {
-    F8 g = f8_load(at.g + i) * f8_all(s->grad_scale);
-    F8 m = f8_fma(f8_load(at.m + i), f8_all(s->beta1), g * f8_all(s->rest1));
-    F8 v = f8_fma(f8_load(at.v + i), f8_all(s->beta2), g * g * f8_all(s->rest2));
-    F8 size = f8_sqrt(v * f8_all(s->correct2)) + f8_all(s->eps);
-    F8 p = f8_load(at.p + i) - f8_all(s->lr) * (m * f8_all(s->correct1)) / size;
-    f8_store(at.m + i, m);
-    f8_store(at.v + i, v);
-    f8_store(at.p + i, p);
-    f8_store(at.pool + i, s->round ? nearest_bf16(p) : p);
+/* Element i and up to VEC - 1 behind it, of which `left` are there. */
+VECTOR_FN void update(const Step *s, Place at, int64_t i, int64_t left) {
+    Vec g = vec_load_part(at.g + i, left) * vec_all(s->grad_scale);
+    Vec m = vec_fma(vec_load_part(at.m + i, left), vec_all(s->beta1), g * vec_all(s->rest1));
+    Vec v = vec_fma(vec_load_part(at.v + i, left), vec_all(s->beta2), g * g * vec_all(s->rest2));
+    Vec size = vec_sqrt(v * vec_all(s->correct2)) + vec_all(s->eps);
+    Vec p = vec_load_part(at.p + i, left) - vec_all(s->lr) * (m * vec_all(s->correct1)) / size;
+    vec_store_part(at.m + i, m, left);
+    vec_store_part(at.v + i, v, left);
+    vec_store_part(at.p + i, p, left);
+    vec_store_part(at.pool + i, s->round ? nearest_bf16(p) : p, left);
 }
 
 /* The learning rows of one page, for one slice and head: n numbers in a row. */
 static void update_rows(const Step *s, Place at, int64_t n) {
-    int64_t i = 0;
-    for (; i + 8 <= n; i += 8) update(s, at, i);
-    if (i == n) return;
-    float rest[5][8] = {{0}};
-    float *from[5] = {at.p + i, at.g + i, at.m + i, at.v + i, at.pool + i};
-    size_t bytes = sizeof(float) * (size_t)(n - i);
-    for (int j = 0; j < 5; j++) memcpy(rest[j], from[j], bytes);
-    update(s, (Place){rest[0], rest[1], rest[2], rest[3], rest[4]}, 0);
-    for (int j = 0; j < 5; j++) memcpy(from[j], rest[j], bytes);
+    for (int64_t i = 0; i < n; i += VEC) update(s, at, i, n - i);
 }
 
 Status CPU(adam)(Stream *s, const AdamArgs *a) {
@@ -92,7 +85,7 @@ Status CPU(squared_norm)(Stream *s, const SquaredNormArgs *a) {
     for (int64_t i = 0; i < PARTS; i++)
         for (int64_t b = blocks * i / PARTS; b < blocks * (i + 1) / PARTS; b++) {
             int64_t page = b / G % n, rows = to[page] - from[page];
-            if (rows > 0) part[i] += f8_squares(g + (b * KV_PAGE + from[page]) * D, rows * D);
+            if (rows > 0) part[i] += vec_squares(g + (b * KV_PAGE + from[page]) * D, rows * D);
         }
     double sum = 0;
     for (int i = 0; i < PARTS; i++) sum += part[i];

@@ -48,7 +48,7 @@ static void transpose(float *to, const float *from, int64_t lanes, int64_t D, fl
 static int64_t load_tile(Work *w, const CpuPlan *p, const AttnBackArgs *a, const Tile *tile, int64_t g) {
     int64_t D = p->limits.head_dim, H = p->limits.heads, group = H / p->limits.kv_heads,
             n = tile->rows * group;
-    int64_t lanes = (n + 7) / 8 * 8;
+    int64_t lanes = cut(n, VEC) * VEC;
     const float *lse = a->lse.data;
     load_rows(w->q, a->q, p, tile, g, lanes);
     load_rows(w->d_o, a->d_o, p, tile, g, lanes);
@@ -66,15 +66,15 @@ static int64_t load_tile(Work *w, const CpuPlan *p, const AttnBackArgs *a, const
 
 /* Scores and dP of a run become P and dS. */
 static void differentiate(Work *w, int64_t lanes, int64_t key, int64_t keys, float scale) {
-    for (int64_t i = 0; i < lanes; i += 8) {
-        F8 lse = f8_load(w->lse + i), delta = f8_load(w->delta + i);
-        I8 sees;
+    for (int64_t i = 0; i < lanes; i += VEC) {
+        Vec lse = vec_load(w->lse + i), delta = vec_load(w->delta + i);
+        VecI sees;
         memcpy(&sees, w->sees + i, sizeof sees);
         for (int64_t j = 0; j < keys; j++) {
             float *p = w->p + j * lanes + i, *ds = w->ds + j * lanes + i;
-            F8 share = f8_where(sees > (int32_t)(key + j), f8_exp(f8_load(p) - lse), f8_all(0));
-            f8_store(p, share);
-            f8_store(ds, f8_all(scale) * share * (f8_load(ds) - delta));
+            Vec share = vec_where(sees > (int32_t)(key + j), vec_exp(vec_load(p) - lse), vec_all(0));
+            vec_store(p, share);
+            vec_store(ds, vec_all(scale) * share * (vec_load(ds) - delta));
         }
     }
 }
@@ -102,14 +102,14 @@ static void back_run(Work *w, const CpuPlan *p, const AttnBackArgs *a, Run run, 
     const float *k = (const float *)a->k.data + at, *v = (const float *)a->v.data + at;
     Target to = target_of(p, a, run, g);
     if (!to.dk && !a->dq.data) return;
-    matmul(w->p, lanes, (Factor){k, D, 1}, (Rows){w->qt, lanes}, run.keys, lanes, D, 0);
-    matmul(w->ds, lanes, (Factor){v, D, 1}, (Rows){w->dot, lanes}, run.keys, lanes, D, 0);
+    matmul(w->p, lanes, (Factor){k, D, 1}, w->qt, lanes, run.keys, lanes, D, REPLACE);
+    matmul(w->ds, lanes, (Factor){v, D, 1}, w->dot, lanes, run.keys, lanes, D, REPLACE);
     differentiate(w, lanes, key, run.keys, a->scale);
     if (to.dk) {
-        matmul(to.dv, D, (Factor){w->p, lanes, 1}, (Rows){w->d_o, D}, run.keys, D, n, 1);
-        matmul(to.dk, D, (Factor){w->ds, lanes, 1}, (Rows){w->q, D}, run.keys, D, n, 1);
+        matmul(to.dv, D, (Factor){w->p, lanes, 1}, w->d_o, D, run.keys, D, n, GO_ON);
+        matmul(to.dk, D, (Factor){w->ds, lanes, 1}, w->q, D, run.keys, D, n, GO_ON);
     }
-    if (a->dq.data) matmul(w->dq, D, (Factor){w->ds, 1, lanes}, (Rows){k, D}, n, D, run.keys, 1);
+    if (a->dq.data) matmul(w->dq, D, (Factor){w->ds, 1, lanes}, k, D, n, D, run.keys, GO_ON);
 }
 
 static void keep_dq(const Work *w, const CpuPlan *p, const Pass *at, const Task *t, const Tile *tile) {
@@ -144,31 +144,33 @@ static void add_dq(const CpuPlan *p, const AttnBackArgs *a, const Pass *at, cons
         for (int64_t c = at->chunk; c < at->chunk + chunks; c++) {
             float *dq = (float *)a->dq.data + tile.row[i] * width;
             const float *part = p->part + slot_of(p, at, c, tile.row[i]) * width;
-            for (int64_t d = 0; d < width; d += 8) f8_store(dq + d, f8_load(dq + d) + f8_load(part + d));
+            for (int64_t d = 0; d < width; d++) dq[d] += part[d];
         }
 }
 
-/* a.b of eight rows side by side, or with ld 0 of one row in every lane. The products are added in the order
+/* a.b of VEC rows side by side, or with ld 0 of one row in every lane. The products are added in the order
  * in which matmul adds those of dP: where a row sees one key only, o is v, and dP - delta is zero to the last
  * bit. */
-static F8 eight_dots(const float *a, const float *b, int64_t ld, int64_t D) {
-    F8 sum = f8_all(0);
-    float at[64], bt[64];
+static Vec row_dots(const float *a, const float *b, int64_t ld, int64_t D) {
+    Vec sum = vec_all(0);
+    float at[8 * VEC], bt[8 * VEC];
     for (int64_t d = 0; d < D; d += 8) {
-        transpose8(at, 8, a + d, ld, 1);
-        transpose8(bt, 8, b + d, ld, 1);
-        for (int i = 0; i < 8; i++) sum = f8_fma(f8_load(at + 8 * i), f8_load(bt + 8 * i), sum);
+        for (int64_t i = 0; i < VEC; i += 8) {
+            transpose8(at + i, VEC, a + i * ld + d, ld, 1);
+            transpose8(bt + i, VEC, b + i * ld + d, ld, 1);
+        }
+        for (int i = 0; i < 8; i++) sum = vec_fma(vec_load(at + VEC * i), vec_load(bt + VEC * i), sum);
     }
     return sum;
 }
 
-/* delta = rowsum(dO o), and dq = 0, for rows first .. first + n, n <= 8. */
+/* delta = rowsum(dO o), and dq = 0, for rows first .. first + n, n <= VEC. */
 static void start_rows(const CpuPlan *p, const AttnBackArgs *a, int64_t first, int64_t n) {
     int64_t D = p->limits.head_dim;
     const float *d_o = (const float *)a->d_o.data + first * D, *o = (const float *)a->o.data + first * D;
-    if (n == 8) f8_store(p->row_sum + first, eight_dots(d_o, o, D, D));
-    for (int64_t i = 0; n < 8 && i < n; i++)
-        p->row_sum[first + i] = eight_dots(d_o + i * D, o + i * D, 0, D)[0];
+    if (n == VEC) vec_store(p->row_sum + first, row_dots(d_o, o, D, D));
+    for (int64_t i = 0; n < VEC && i < n; i++)
+        p->row_sum[first + i] = row_dots(d_o + i * D, o + i * D, 0, D)[0];
     if (a->dq.data) memset((float *)a->dq.data + first * D, 0, sizeof(float) * (size_t)(n * D));
 }
 
@@ -202,7 +204,7 @@ Status CPU(attn_back)(Stream *s, const AttnBackArgs *a) {
     int64_t rows = (int64_t)p->T * p->limits.heads;
     clear_own(p, a);
 #pragma omp parallel for if (cpu_many(p->products))
-    for (int64_t th = 0; th < rows; th += 8) start_rows(p, a, th, rows - th < 8 ? rows - th : 8);
+    for (int64_t th = 0; th < rows; th += VEC) start_rows(p, a, th, rows - th < VEC ? rows - th : VEC);
     const Split parts = {true, false, p->limits.kv_heads}, whole = {false, true, 1};
     for (Pass at = {0}; pass_next(p, &at);) {
         int64_t tasks = pass_tasks(p, &at, parts);

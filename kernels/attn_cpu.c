@@ -34,7 +34,7 @@ static Work work_of(const CpuPlan *p) {
 static int64_t load_queries(Work *w, const CpuPlan *p, const AttnArgs *a, const Tile *tile, int64_t g) {
     int64_t D = p->limits.head_dim, H = p->limits.heads, group = H / p->limits.kv_heads,
             n = tile->rows * group;
-    int64_t lanes = (n + 7) / 8 * 8;
+    int64_t lanes = cut(n, VEC) * VEC;
     float *rows = w->sum_v; /* not in use yet */
     for (int64_t i = 0; i < lanes; i++) {
         w->largest[i] = -INFINITY;
@@ -55,38 +55,37 @@ static int64_t load_queries(Work *w, const CpuPlan *p, const AttnArgs *a, const 
 /* Keys at or beyond what a lane sees get a score of -inf. */
 static void hide(Work *w, int64_t lanes, int64_t key, int64_t keys) {
     for (int64_t j = 0; j < keys; j++)
-        for (int64_t i = 0; i < lanes; i += 8) {
-            I8 sees;
+        for (int64_t i = 0; i < lanes; i += VEC) {
+            VecI sees;
             memcpy(&sees, w->sees + i, sizeof sees);
-            F8 score = f8_load(w->scores + j * lanes + i);
-            f8_store(w->scores + j * lanes + i,
-                     f8_where(sees > (int32_t)(key + j), score, f8_all(-INFINITY)));
+            Vec score = vec_load(w->scores + j * lanes + i);
+            vec_store(w->scores + j * lanes + i,
+                     vec_where(sees > (int32_t)(key + j), score, vec_all(-INFINITY)));
         }
 }
 
-/* Scores of a run become exponentials against the running maximum of eight lanes. */
+/* Scores of a run become exponentials against the running maximum, in the VEC lanes from i on. */
 static void soften(Work *w, int64_t lanes, int64_t keys, int64_t i) {
     float *scores = w->scores + i;
-    F8 old = f8_load(w->largest + i), most = old, sum = f8_all(0);
-    for (int64_t j = 0; j < keys; j++) most = f8_max(f8_load(scores + j * lanes), most);
+    Vec old = vec_load(w->largest + i), most = old, sum = vec_all(0);
+    for (int64_t j = 0; j < keys; j++) most = vec_max(vec_load(scores + j * lanes), most);
     /* A lane that has seen nothing yet has no maximum to subtract. */
-    F8 base = f8_where(most == f8_all(-INFINITY), f8_all(0), most);
+    Vec base = vec_where(most == vec_all(-INFINITY), vec_all(0), most);
     for (int64_t j = 0; j < keys; j++) {
-        F8 e = f8_exp(f8_load(scores + j * lanes) - base);
-        f8_store(scores + j * lanes, e);
+        Vec e = vec_exp(vec_load(scores + j * lanes) - base);
+        vec_store(scores + j * lanes, e);
         sum += e;
     }
-    F8 keep = f8_exp(old - base);
-    f8_store(w->sum + i, f8_fma(f8_load(w->sum + i), keep, sum));
-    f8_store(w->keep + i, keep);
-    f8_store(w->largest + i, most);
+    Vec keep = vec_exp(old - base);
+    vec_store(w->sum + i, vec_fma(vec_load(w->sum + i), keep, sum));
+    vec_store(w->keep + i, keep);
+    vec_store(w->largest + i, most);
 }
 
 static void rescale(Work *w, int64_t n, int64_t D) {
     for (int64_t i = 0; i < n; i++) {
         if (w->keep[i] == 1.0f) continue;
-        for (int64_t d = 0; d < D; d += 8)
-            f8_store(w->sum_v + i * D + d, f8_load(w->sum_v + i * D + d) * f8_all(w->keep[i]));
+        for (int64_t d = 0; d < D; d++) w->sum_v[i * D + d] *= w->keep[i];
     }
 }
 
@@ -99,11 +98,11 @@ static void attend(Work *w, const CpuPlan *p, const AttnArgs *a, const Task *t, 
         Run run = run_at(p, t->range, first + key, first + tile->sees_most);
         int64_t at = run_index(p, run, t->head, run.page);
         const float *k = (const float *)a->k.data + at, *v = (const float *)a->v.data + at;
-        matmul(w->scores, lanes, (Factor){k, D, 1}, (Rows){w->q, lanes}, run.keys, lanes, D, 0);
+        matmul(w->scores, lanes, (Factor){k, D, 1}, w->q, lanes, run.keys, lanes, D, REPLACE);
         if (key + run.keys > tile->sees_least || n < lanes) hide(w, lanes, key, run.keys);
-        for (int64_t i = 0; i < lanes; i += 8) soften(w, lanes, run.keys, i);
+        for (int64_t i = 0; i < lanes; i += VEC) soften(w, lanes, run.keys, i);
         rescale(w, n, D);
-        matmul(w->sum_v, D, (Factor){w->scores, 1, lanes}, (Rows){v, D}, n, D, run.keys, 1);
+        matmul(w->sum_v, D, (Factor){w->scores, 1, lanes}, v, D, n, D, run.keys, GO_ON);
         key += run.keys;
     }
 }
@@ -139,8 +138,10 @@ static void merge(float *o, float *largest, float *sum, const float *part, float
     }
     float most = *largest > part_max ? *largest : part_max;
     float mine = expf(*largest - most), its = expf(part_max - most);
-    for (int64_t d = 0; d < D; d += 8)
-        f8_store(o + d, f8_fma(f8_load(part + d), f8_all(its), f8_load(o + d) * f8_all(mine)));
+    for (int64_t d = 0; d < D; d += VEC) {
+        Vec old = vec_load_part(o + d, D - d) * vec_all(mine);
+        vec_store_part(o + d, vec_fma(vec_load_part(part + d, D - d), vec_all(its), old), D - d);
+    }
     *sum = *sum * mine + part_sum * its;
     *largest = most;
 }
@@ -165,7 +166,7 @@ static void finish(const CpuPlan *p, const AttnArgs *a, int64_t th) {
     bool none = p->row_max[th] == -INFINITY;
     if (lse) lse[th] = none ? -INFINITY : p->row_max[th] + logf(p->row_sum[th]);
     if (none) memset(o, 0, sizeof *o * (size_t)D);
-    for (int64_t d = 0; !none && d < D; d += 8) f8_store(o + d, f8_load(o + d) / f8_all(p->row_sum[th]));
+    for (int64_t d = 0; !none && d < D; d++) o[d] /= p->row_sum[th];
 }
 
 Status CPU(attn)(Stream *s, const AttnArgs *a) {

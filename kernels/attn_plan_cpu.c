@@ -10,15 +10,15 @@ static CpuPlan *plan_of(AttnPlan *p) {
 
 /* ---- memory ---- */
 
-static int64_t round8(int64_t n) {
-    return (n + 7) / 8 * 8;
+static int64_t whole_lanes(int64_t n) {
+    return cut(n, LANES_STEP) * LANES_STEP;
 }
 
 /* Backward needs most: four copies of a tile's rows and the sum for dq, two blocks of scores, numbers per
  * lane. */
 static int64_t scratch_floats(const CpuPlan *p) {
     int64_t lanes = p->lanes, D = p->limits.head_dim;
-    return round8(5 * lanes * D + 2 * lanes * KV_PAGE + 8 * lanes);
+    return whole_lanes(5 * lanes * D + 2 * lanes * KV_PAGE + 8 * lanes);
 }
 
 /* Enough that training batches advance four chunks at a time and a few decoding rows all their chunks at
@@ -53,7 +53,7 @@ static void place(CpuPlan *p, Arena *a) {
 static size_t size_up(CpuPlan *p, const AttnLimits *limits) {
     int32_t group = limits->heads / limits->kv_heads;
     *p = (CpuPlan){.limits = *limits,
-                   .lanes = (int32_t)round8(group > TILE_LANES ? group : TILE_LANES),
+                   .lanes = (int32_t)whole_lanes(group > TILE_LANES ? group : TILE_LANES),
                    .threads = cpu_threads(INT32_MAX),
                    .slots = slots_wanted(limits)};
     p->scratch_floats = scratch_floats(p);

@@ -17,6 +17,7 @@
 enum {
     CHUNK = 512,     /* keys: with their values 256 KiB at D 64, half of a second-level cache */
     TILE_LANES = 48, /* scores of a page of keys: 12 KiB, so that they stay in the first-level cache */
+    LANES_STEP = 16, /* the widest vector, whichever copy of the kernels will run */
 };
 
 /* Rows of the batch; `start`: rows of the readers before this one. */
@@ -31,7 +32,7 @@ typedef struct Range {
 typedef struct CpuPlan {
     AttnLimits limits;
     int32_t T, pages, ranges, waves;
-    int32_t lanes;                   /* TILE_LANES, or one row's if that is more; a multiple of 8 */
+    int32_t lanes;                   /* TILE_LANES, or one row's if that is more; a multiple of LANES_STEP */
     int32_t threads;
     int64_t products;                /* multiply-adds of a forward pass */
     Range *range;                    /* [ranges] by wave */
@@ -51,10 +52,6 @@ typedef struct CpuPlan {
 
 static inline const CpuPlan *cpu_plan(const AttnPlan *p) {
     return (const CpuPlan *)(const void *)p;
-}
-
-static inline int64_t cut(int64_t n, int64_t part) {
-    return (n + part - 1) / part;
 }
 
 /* ---- tiles ---- */

@@ -1,9 +1,9 @@
 /* cpu.h -- the fast CPU backend: what its operations share.
  *
- * Every *_cpu.c that computes is compiled twice, once for AVX2 with FMA and once for whatever the compiler's
- * baseline is, and CPU(name) gives the two copies their names. The vectors of cpu_vector.h are the compiler's
- * own, so one text serves both. ops_cpu asks the machine which copy to call: one binary runs anywhere and is
- * fast where it can be.
+ * Every *_cpu.c that computes is compiled three times, for AVX-512, for AVX2 with FMA and for whatever the
+ * compiler's baseline is, and CPU(name) gives the copies their names. The vectors of cpu_vector.h are the
+ * compiler's own, so one text serves all. ops_cpu asks the machine which copy to call: one binary runs
+ * anywhere and is fast where it can be.
  *
  * Work is cut into parts by sizes alone, never by the number of threads, and a part is always computed in the
  * same order: threads only decide who does it. Hence the same bits with any number of them. */
@@ -19,22 +19,11 @@
 
 typedef struct Ranked { float value; int32_t id; } Ranked;
 
-enum {
-    SKINNY_ROWS = 48,   /* up to here linear multiplies without sgemm: bench_ops shows where the two cross */
-    SKINNY_OUTPUTS = 6, /* of these at a time */
-    PANEL_COLUMNS = 192, /* a converted piece of a weight: 288 KiB, with what sgemm packs in one cache */
-    PANEL_DEPTH = 384,
-};
-
 typedef struct CpuStream {
     StreamLimits limits;
     int32_t threads;   /* scratch exists for so many */
     int32_t wide_max;
     float *wide;       /* [wide_max] a vector of weights as f32 */
-    float *rows;       /* [SKINNY_ROWS, width rounded up to 16] inputs of a skinny linear, repacked */
-    float *unpacked;   /* [threads, SKINNY_OUTPUTS, width rounded up to 16]: unpacked_floats each */
-    int64_t unpacked_floats;
-    float *panel;      /* [threads, PANEL_COLUMNS * PANEL_DEPTH] */
     Ranked *ranked;    /* [threads, vocab] */
     void *block;       /* owned */
 } CpuStream;
@@ -62,6 +51,11 @@ static inline int cpu_threads(int32_t planned) {
 #endif
 }
 
+/* How many parts of that size n makes. */
+static inline int64_t cut(int64_t n, int64_t part) {
+    return (n + part - 1) / part;
+}
+
 /* Below so many elements, or multiply-adds, one thread is done before a second one has woken up. */
 enum { PARALLEL_MIN = 1 << 15, PARALLEL_PRODUCTS = 1 << 18 };
 
@@ -84,38 +78,22 @@ Status plan_open_cpu(AttnPlan **out, const AttnLimits *limits);
 void plan_close_cpu(AttnPlan *plan);
 Status attn_plan_cpu(Stream *s, AttnPlan *plan, const AttnLayout *layout);
 
-/* The two complete backends behind ops_cpu, for tests that compare them. */
+/* What the chosen copy was compiled for: "AVX-512", "AVX2" or "portable". */
+const char *cpu_instructions(void);
+
+/* The complete backends behind ops_cpu, for tests that compare them; NULL where this machine cannot run one. */
+const Ops *ops_cpu_avx512(void);
+const Ops *ops_cpu_avx2(void);
 extern const Ops ops_cpu_portable;
-#ifdef CARTRIDGE_AVX2
-extern const Ops ops_cpu_avx2;
-#endif
 
-#define CPU_OPERATIONS(X)                                                                                    \
-    X(gather, GatherArgs)                                                                                    \
-    X(scatter, ScatterArgs)                                                                                  \
-    X(norm, NormArgs)                                                                                        \
-    X(norm_back, NormBackArgs)                                                                               \
-    X(linear, LinearArgs)                                                                                    \
-    X(linear_back, LinearBackArgs)                                                                           \
-    X(heads, HeadsArgs)                                                                                      \
-    X(heads_back, HeadsBackArgs)                                                                             \
-    X(swiglu, SwigluArgs)                                                                                    \
-    X(swiglu_back, SwigluBackArgs)                                                                           \
-    X(attn, AttnArgs)                                                                                        \
-    X(attn_back, AttnBackArgs)                                                                               \
-    X(distill, DistillArgs)                                                                                  \
-    X(topk, TopkArgs)                                                                                        \
-    X(sample, SampleArgs)                                                                                    \
-    X(adam, AdamArgs)                                                                                        \
-    X(squared_norm, SquaredNormArgs)
-
-#define X(op, args)                                                                                          \
-    Status op##_portable(Stream *s, const args *a);                                                          \
-    Status op##_avx2(Stream *s, const args *a);
-CPU_OPERATIONS(X)
+#define X(op, Args)                                                                                          \
+    Status op##_portable(Stream *s, const Args *a);                                                          \
+    Status op##_avx2(Stream *s, const Args *a);                                                              \
+    Status op##_avx512(Stream *s, const Args *a);
+OPERATIONS(X)
 #undef X
 
-/* CPU(norm) is norm_avx2 or norm_portable: the compiler is given CPU_ISA. */
+/* CPU(norm) is norm_avx512, norm_avx2 or norm_portable: the compiler is given CPU_ISA. */
 #define CPU_PASTE(name, isa) name##_##isa
 #define CPU_NAME(name, isa) CPU_PASTE(name, isa)
 #define CPU(name) CPU_NAME(name, CPU_ISA)

@@ -68,27 +68,8 @@ static inline int64_t blocks_for(int64_t n, int64_t per_block) {
 
 /* ---- the table's functions ---- */
 
-#define CUDA_OPERATIONS(X)                                                                                   \
-    X(gather, GatherArgs)                                                                                    \
-    X(scatter, ScatterArgs)                                                                                  \
-    X(norm, NormArgs)                                                                                        \
-    X(norm_back, NormBackArgs)                                                                               \
-    X(linear, LinearArgs)                                                                                    \
-    X(linear_back, LinearBackArgs)                                                                           \
-    X(heads, HeadsArgs)                                                                                      \
-    X(heads_back, HeadsBackArgs)                                                                             \
-    X(swiglu, SwigluArgs)                                                                                    \
-    X(swiglu_back, SwigluBackArgs)                                                                           \
-    X(attn, AttnArgs)                                                                                        \
-    X(attn_back, AttnBackArgs)                                                                               \
-    X(distill, DistillArgs)                                                                                  \
-    X(topk, TopkArgs)                                                                                        \
-    X(sample, SampleArgs)                                                                                    \
-    X(adam, AdamArgs)                                                                                        \
-    X(squared_norm, SquaredNormArgs)
-
 #define X(op, Args) Status op##_cuda(Stream *s, const Args *a);
-CUDA_OPERATIONS(X)
+OPERATIONS(X)
 #undef X
 Status plan_open_cuda(AttnPlan **out, const AttnLimits *limits);
 void plan_close_cuda(AttnPlan *plan);

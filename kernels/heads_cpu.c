@@ -12,11 +12,11 @@ typedef struct Row {
 /* The angles of a row; sign -1: of its way back. A rotation is orthogonal. */
 static void row_angles(Row *r, const float *freq, int64_t half, int32_t pos, int sign) {
     int64_t i = 0;
-    for (; i + 8 <= half; i += 8) {
-        F8 c, s;
-        f8_sincos(f8_all((float)pos) * f8_load(freq + i), &s, &c);
-        f8_store(r->cosine + i, c);
-        f8_store(r->sine + i, s * f8_all((float)sign));
+    for (; i + VEC <= half; i += VEC) {
+        Vec c, s;
+        vec_sincos(vec_all((float)pos) * vec_load(freq + i), &s, &c);
+        vec_store(r->cosine + i, c);
+        vec_store(r->sine + i, s * vec_all((float)sign));
     }
     for (; i < half; i++) {
         double angle = (float)pos * freq[i]; /* an f32 product: see ops.h */
@@ -28,10 +28,10 @@ static void row_angles(Row *r, const float *freq, int64_t half, int32_t pos, int
 static void rotate_head(float *x, const Row *r, int64_t half) {
     const float *cosine = r->cosine, *sine = r->sine;
     int64_t i = 0;
-    for (; i + 8 <= half; i += 8) {
-        F8 a = f8_load(x + i), b = f8_load(x + half + i), c = f8_load(cosine + i), s = f8_load(sine + i);
-        f8_store(x + i, a * c - b * s);
-        f8_store(x + half + i, b * c + a * s);
+    for (; i + VEC <= half; i += VEC) {
+        Vec a = vec_load(x + i), b = vec_load(x + half + i), c = vec_load(cosine + i), s = vec_load(sine + i);
+        vec_store(x + i, a * c - b * s);
+        vec_store(x + half + i, b * c + a * s);
     }
     for (; i < half; i++) {
         float a = x[i], b = x[half + i];

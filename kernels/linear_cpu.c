@@ -1,212 +1,125 @@
-/* linear_cpu.c -- y = residual + x w^T + b and its way back, weights in bf16.
+/* linear_cpu.c -- y = residual + x w^T + b and its way back, with weights as they lie in the model's file.
  *
- *   skinny   up to SKINNY_ROWS rows: a few weight rows at a time become f32 in the first-level cache, and
- *            each meets every row of x. No packing: decoding takes as long as reading 2 bytes a weight
- *   tiles    else: a piece of the weight becomes f32 and sgemm does the rest: packing pays once many rows
- *            share it
+ *   forward  an output is the dot product of two rows: vectors run along the inputs
+ *   back     dx = dy W is a product of blocks (cpu_matmul.h): vectors run along the inputs, too
  *
- * sgemm is called by one thread for one tile. Tiles are cut by sizes only, and OpenBLAS computes a tile alone
- * the same way every time, so the number of threads changes no bit. */
-#include <cblas.h>
-#undef I
-
+ * Weights become f32 on their way into a register, one instruction for as many as a vector holds. So there is
+ * no converted copy and nothing is packed, and one kernel serves a single row, which takes as long as reading
+ * two bytes a weight, and a thousand rows, which reach what the multipliers can do. Rows are cut into tiles so
+ * that what they share stays in a cache, and the next piece of w is asked for while one is multiplied.
+ *
+ * A row's result depends neither on the other rows nor on how many there are. */
 #include "kernels/cpu.h"
-#include "kernels/cpu_vector.h"
+#include "kernels/cpu_matmul.h"
 
 enum {
-    TILE_ROWS = 256,  /* rows that share one conversion of a piece of the weight: it costs 4% of them */
-    OUTPUTS = SKINNY_OUTPUTS,
+    TILE_ROWS = 96,    /* rows of x that share a reading of a piece of w */
+    TILE_OUTPUTS = 32, /* forward: rows of w in such a piece */
+    TILE_INPUTS = 96,  /* back: its columns, */
+    TILE_DEPTH = 256,  /* and its rows: a strip of them stays in the first-level cache */
+    DOT_ROWS = VEC == 16 ? 6 : 3, /* dot products at a time: so many rows of x */
+    DOT_OUTPUTS = 4,              /* by so many of w; with a vector of each row of x this fills the registers */
 };
 
 static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-/* OpenBLAS asks OpenMP how many threads it may use, and would start more inside a region of one. */
-static void alone(void) {
-#ifdef _OPENMP
-    omp_set_num_threads(1);
-#endif
+/* Asks for the numbers first .. first + n of w that exist. */
+static void fetch(Tensor w, int64_t first, int64_t n) {
+    enum { LINE = 64 };
+    int64_t size = (int64_t)dtype_bytes(w.dtype), end = least(first + n, tensor_count(w)) * size;
+    for (int64_t at = first * size; at < end; at += LINE) __builtin_prefetch((const char *)w.data + at);
 }
 
-/* ---- tiles ---- */
-
-static void add_bias(float *y, int64_t ldy, int64_t rows, const float *bias, int64_t columns) {
-    for (int64_t t = 0; t < rows; t++)
-        for (int64_t c = 0; c < columns; c++) y[t * ldy + c] += bias[c];
+static Numbers weights_from(Tensor w, int64_t first) {
+    return numbers_from((Numbers){w.data, w.dtype}, first);
 }
 
-/* What a tile starts from; sgemm then adds to it. */
-static void copy_tile(float *y, const float *from, int64_t ld, int64_t rows, int64_t columns) {
-    for (int64_t t = 0; t < rows && y != from; t++)
-        memcpy(y + t * ld, from + t * ld, sizeof *y * (size_t)columns);
-}
+/* ---- forward ---- */
 
-static void linear_tile(const LinearArgs *a, const float *bias, int64_t row, int64_t column, float *panel) {
-    int64_t width = a->x.dim[1], outputs = a->w.dim[0];
-    int64_t rows = least(TILE_ROWS, a->x.dim[0] - row), columns = least(PANEL_COLUMNS, outputs - column);
-    const float *x = (const float *)a->x.data + row * width;
-    float *y = (float *)a->y.data + row * outputs + column;
-    const float *residual = a->residual.data;
-    if (residual) copy_tile(y, residual + row * outputs + column, outputs, rows, columns);
-    for (int64_t k = 0; k < width; k += PANEL_DEPTH) {
-        int64_t depth = least(PANEL_DEPTH, width - k);
-        for (int64_t c = 0; c < columns; c++)
-            cpu_widen(panel + c * depth, a->w, (column + c) * width + k, depth);
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)depth, 1, x + k,
-                    (int)width, panel, (int)depth, k || residual ? 1 : 0, y, (int)outputs);
-    }
-    if (bias) add_bias(y, outputs, rows, bias + column, columns);
-}
-
-static void linear_tiles(const CpuStream *s, const LinearArgs *a, const float *bias) {
-    int64_t row_tiles = (a->x.dim[0] + TILE_ROWS - 1) / TILE_ROWS;
-    int64_t column_tiles = (a->w.dim[0] + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
-#pragma omp parallel num_threads(cpu_threads(s->threads)) if (cpu_many(a->x.dim[0] * tensor_count(a->w)))
-    {
-        alone();
-        float *panel = s->panel + (int64_t)cpu_thread() * PANEL_COLUMNS * PANEL_DEPTH;
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < row_tiles * column_tiles; i++)
-            linear_tile(a, bias, i % row_tiles * TILE_ROWS, i / row_tiles * PANEL_COLUMNS, panel);
+/* Adds the products of elements i .. i + n of `rows` rows of x and DOT_OUTPUTS rows of w. */
+VECTOR_FN void dots_step(int rows, Vec sum[][DOT_OUTPUTS], const float *x, int64_t width, const Numbers *w,
+                         int64_t i, int64_t n) {
+    Vec right[DOT_ROWS];
+#pragma GCC unroll 6
+    for (int t = 0; t < rows; t++) right[t] = vec_load_part(x + t * width + i, n);
+#pragma GCC unroll 4
+    for (int o = 0; o < DOT_OUTPUTS; o++) {
+        Vec left = numbers_load(w[o], i, n);
+#pragma GCC unroll 6
+        for (int t = 0; t < rows; t++) sum[t][o] = vec_fma(left, right[t], sum[t][o]);
     }
 }
 
-static void back_tile(const LinearBackArgs *a, int64_t row, int64_t column, float *panel) {
-    int64_t width = a->dx.dim[1], outputs = a->dy.dim[1];
-    int64_t rows = least(TILE_ROWS, a->dx.dim[0] - row), columns = least(PANEL_COLUMNS, width - column);
-    const float *dy = (const float *)a->dy.data + row * outputs;
-    float *dx = (float *)a->dx.data + row * width + column;
-    for (int64_t k = 0; k < outputs; k += PANEL_DEPTH) {
-        int64_t depth = least(PANEL_DEPTH, outputs - k);
-        for (int64_t o = 0; o < depth; o++)
-            cpu_widen(panel + o * columns, a->w, (k + o) * width + column, columns);
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)columns, (int)depth, 1, dy + k,
-                    (int)outputs, panel, (int)columns, k || a->accumulate ? 1 : 0, dx, (int)width);
-    }
-}
-
-Status CPU(linear_back)(Stream *stream, const LinearBackArgs *a) {
-    TRY(linear_back_check(a));
-    CPU_F32("linear_back", a->dx);
-    CPU_F32("linear_back", a->dy);
-    const CpuStream *s = cpu_stream(stream);
-    int64_t row_tiles = (a->dx.dim[0] + TILE_ROWS - 1) / TILE_ROWS;
-    int64_t column_tiles = (a->dx.dim[1] + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
-#pragma omp parallel num_threads(cpu_threads(s->threads)) if (cpu_many(a->dx.dim[0] * tensor_count(a->w)))
-    {
-        alone();
-        float *panel = s->panel + (int64_t)cpu_thread() * PANEL_COLUMNS * PANEL_DEPTH;
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < row_tiles * column_tiles; i++)
-            back_tile(a, i % row_tiles * TILE_ROWS, i / row_tiles * PANEL_COLUMNS, panel);
-    }
-    return ST_OK;
-}
-
-/* ---- skinny ---- */
-
-/* Sixteen bf16 weights are eight 32-bit words, each the upper half of one float beside the upper half of the
- * next: a shift and a mask make them floats, the eight even ones and then the odd ones. The inputs are put in
- * the same order. */
-static void repack(float *to, const float *x, int64_t width, int64_t padded) {
-    for (int64_t i = 0; i < padded; i++) {
-        int64_t from = i / 16 * 16 + i % 8 * 2 + (i / 8 % 2);
-        to[i] = from < width ? x[from] : 0;
-    }
-}
-
-VECTOR_FN void unpack16(float *to, const uint16_t *w) {
-    U8 pairs = *(const U8Any *)w;
-    f8_store(to, (F8)(pairs << 16));
-    f8_store(to + 8, (F8)(pairs & 0xffff0000u));
-}
-
-static void unpack(float *to, const uint16_t *w, int64_t width) {
-    enum { AHEAD = 2048 }; /* weights: rows are too short for the hardware to foresee the next */
+/* y[t][o] = x[t] . w[o]; the number of rows and the type of w are constants where this is called. */
+VECTOR_FN void dots(int rows, F4 *y, const float *x, int64_t width, const Numbers *w) {
+    Vec sum[DOT_ROWS][DOT_OUTPUTS];
+#pragma GCC unroll 6
+    for (int t = 0; t < rows; t++)
+#pragma GCC unroll 4
+        for (int o = 0; o < DOT_OUTPUTS; o++) sum[t][o] = vec_all(0);
     int64_t i = 0;
-    for (; i + 16 <= width; i += 16) {
-        __builtin_prefetch(w + i + AHEAD);
-        unpack16(to + i, w + i);
-    }
-    if (i == width) return;
-    uint16_t rest[16] = {0};
-    memcpy(rest, w + i, sizeof *w * (size_t)(width - i));
-    unpack16(to + i, rest);
+    for (; i + VEC <= width; i += VEC) dots_step(rows, sum, x, width, w, i, VEC);
+    if (i < width) dots_step(rows, sum, x, width, w, i, width - i);
+#pragma GCC unroll 6
+    for (int t = 0; t < rows; t++) y[t] = vec_sums(sum[t][0], sum[t][1], sum[t][2], sum[t][3]);
 }
 
-/* out[o][t] = w[o] . x[t]. Both counts are constants where this is called, so that the sums stay in
- * registers: 12 of them at most, which leaves one for each output's weights and one for x. Every sum adds its
- * products in the same order, whatever the counts: up to SKINNY_ROWS, a row's result does not depend on how
- * many there are. */
-VECTOR_FN void dots(int outputs, int rows, float out[][4], const float *w, const float *x, int64_t ld) {
-    F8 sum[6][4];
-#pragma GCC unroll 6
-    for (int o = 0; o < outputs; o++)
-#pragma GCC unroll 4
-        for (int t = 0; t < rows; t++) sum[o][t] = f8_all(0);
-    for (int64_t i = 0; i < ld; i += 8) {
-        F8 left[6];
-#pragma GCC unroll 6
-        for (int o = 0; o < outputs; o++) left[o] = f8_load(w + o * ld + i);
-#pragma GCC unroll 4
-        for (int t = 0; t < rows; t++) {
-            F8 right = f8_load(x + t * ld + i);
-#pragma GCC unroll 6
-            for (int o = 0; o < outputs; o++) sum[o][t] = f8_fma(left[o], right, sum[o][t]);
-        }
-    }
-#pragma GCC unroll 6
-    for (int o = 0; o < outputs; o++)
-#pragma GCC unroll 4
-        for (int t = 0; t < rows; t++) out[o][t] = f8_sum(sum[o][t]);
-}
-
-/* The dots of OUTPUTS outputs with 1 to 4 rows. */
-static void dots_of_rows(int64_t rows, float out[][4], const float *w, const float *x, int64_t ld) {
+VECTOR_FN void dots_of_type(DType type, int64_t rows, F4 *y, const float *x, int64_t width,
+                            const void *const *row) {
+    const Numbers w[DOT_OUTPUTS] = {{row[0], type}, {row[1], type}, {row[2], type}, {row[3], type}};
     switch (rows) {
-    case 1: dots(6, 1, out, w, x, ld); break;
-    case 2: dots(6, 2, out, w, x, ld); break;
-    case 3: dots(3, 3, out, w, x, ld), dots(3, 3, out + 3, w + 3 * ld, x, ld); break;
-    default: dots(3, 4, out, w, x, ld), dots(3, 4, out + 3, w + 3 * ld, x, ld);
+    case 1: dots(1, y, x, width, w); break;
+    case 2: dots(2, y, x, width, w); break;
+#ifdef __AVX512F__
+    case 4: dots(4, y, x, width, w); break;
+    case 5: dots(5, y, x, width, w); break;
+    case 6: dots(6, y, x, width, w); break;
+#endif
+    default: dots(3, y, x, width, w);
     }
 }
 
-static void store_dots(const LinearArgs *a, const float *bias, float out[][4], int64_t outputs, int64_t rows,
-                       int64_t o, int64_t t) {
-    int64_t ldy = a->w.dim[0];
+/* The rows o .. of w, of which `outputs` are there: the last one stands for those that are not. */
+static void dots_of_outputs(F4 *y, const float *x, int64_t rows, Tensor w, int64_t o, int64_t outputs) {
+    const void *row[DOT_OUTPUTS];
+    for (int64_t i = 0; i < DOT_OUTPUTS; i++)
+        row[i] = weights_from(w, (o + least(i, outputs - 1)) * w.dim[1]).at;
+    switch (w.dtype) {
+    case DT_BF16: dots_of_type(DT_BF16, rows, y, x, w.dim[1], row); break;
+    case DT_F32: dots_of_type(DT_F32, rows, y, x, w.dim[1], row); break;
+    default: dots_of_type(w.dtype, rows, y, x, w.dim[1], row);
+    }
+}
+
+static void store_dots(const LinearArgs *a, const float *bias, const F4 *dots_of_row, int64_t rows, int64_t t,
+                       int64_t outputs, int64_t o) {
     const float *residual = a->residual.data;
-    float *y = a->y.data;
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < outputs; c++) {
-            int64_t i = (t + r) * ldy + o + c;
-            float value = out[c][r] + (bias ? bias[o + c] : 0);
-            y[i] = residual ? residual[i] + value : value;
-        }
-}
-
-/* OUTPUTS rows of the weight for all rows of x; the last ones of a weight are computed beside whatever was
- * there. */
-static void skinny_part(const LinearArgs *a, const float *bias, const float *x, int64_t ld, int64_t o,
-                        float *unpacked) {
-    int64_t width = a->x.dim[1], T = a->x.dim[0], outputs = least(OUTPUTS, a->w.dim[0] - o);
-    float out[OUTPUTS][4];
-    for (int64_t c = 0; c < outputs; c++)
-        unpack(unpacked + c * ld, (const uint16_t *)a->w.data + (o + c) * width, width);
-    for (int64_t t = 0; t < T; t += 4) {
-        dots_of_rows(least(4, T - t), out, unpacked, x + t * ld, ld);
-        store_dots(a, bias, out, outputs, least(4, T - t), o, t);
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t to = (t + r) * a->w.dim[0] + o;
+        F4 y = dots_of_row[r];
+        if (bias) y += f4_load_part(bias + o, outputs);
+        if (residual) y += f4_load_part(residual + to, outputs);
+        f4_store_part((float *)a->y.data + to, y, outputs);
     }
 }
 
-static void linear_skinny(const CpuStream *s, const LinearArgs *a, const float *bias) {
-    int64_t T = a->x.dim[0], width = a->x.dim[1], outputs = a->w.dim[0], ld = (width + 15) / 16 * 16;
-    for (int64_t t = 0; t < T; t++) repack(s->rows + t * ld, (const float *)a->x.data + t * width, width, ld);
-#pragma omp parallel num_threads(cpu_threads(s->threads)) if (cpu_many(T * outputs * width))
-    {
-        float *unpacked = s->unpacked + cpu_thread() * s->unpacked_floats;
-#pragma omp for
-        for (int64_t o = 0; o < outputs; o += OUTPUTS) skinny_part(a, bias, s->rows, ld, o, unpacked);
+/* Rows are dealt out evenly: sixteen are 6, 5 and 5, not 6, 6 and 4. */
+static void linear_tile(const LinearArgs *a, const float *bias, int64_t first_row, int64_t first_output) {
+    int64_t width = a->x.dim[1], end_row = least(first_row + TILE_ROWS, a->x.dim[0]);
+    int64_t end_output = least(first_output + TILE_OUTPUTS, a->w.dim[0]);
+    int64_t parts = cut(end_row - first_row, DOT_ROWS), ahead = (first_output + TILE_OUTPUTS) * width;
+    int64_t wanted = cut(width * DOT_OUTPUTS, parts);
+    for (int64_t t = first_row, rows; t < end_row; t += rows) {
+        rows = cut(end_row - t, parts--);
+        for (int64_t o = first_output; o < end_output; o += DOT_OUTPUTS, ahead += wanted) {
+            F4 y[DOT_ROWS];
+            int64_t outputs = least(DOT_OUTPUTS, end_output - o);
+            fetch(a->w, ahead, wanted);
+            dots_of_outputs(y, (const float *)a->x.data + t * width, rows, a->w, o, outputs);
+            store_dots(a, bias, y, rows, t, outputs, o);
+        }
     }
 }
 
@@ -215,14 +128,45 @@ Status CPU(linear)(Stream *stream, const LinearArgs *a) {
     CPU_F32("linear", a->y);
     CPU_F32("linear", a->x);
     CPU_F32("linear", a->residual);
-    const CpuStream *s = cpu_stream(stream);
-    int64_t T = a->x.dim[0], width = a->x.dim[1];
-    bool skinny = T <= SKINNY_ROWS && a->w.dtype == DT_BF16;
-    NEED(!skinny || width <= s->limits.width, ST_ARG, "linear: %lld inputs, the stream was opened for %d",
-         (long long)width, s->limits.width);
     const float *bias = NULL;
     if (a->b.data) TRY(cpu_weights(stream, "linear", a->b, &bias));
-    if (skinny) linear_skinny(s, a, bias);
-    else linear_tiles(s, a, bias);
+    int64_t T = a->x.dim[0], row_tiles = cut(T, TILE_ROWS), output_tiles = cut(a->w.dim[0], TILE_OUTPUTS);
+#pragma omp parallel for if (cpu_many(T * tensor_count(a->w)))
+    for (int64_t i = 0; i < row_tiles * output_tiles; i++)
+        linear_tile(a, bias, i / output_tiles * TILE_ROWS, i % output_tiles * TILE_OUTPUTS);
+    return ST_OK;
+}
+
+/* ---- back ---- */
+
+static void back_strip(const LinearBackArgs *a, int64_t rows, int64_t first_row, int64_t k, int64_t column,
+                       int64_t columns) {
+    int64_t width = a->dx.dim[1], outputs = a->dy.dim[1], depth = least(TILE_DEPTH, outputs - k);
+    const float *dy = (const float *)a->dy.data + first_row * outputs + k;
+    float *dx = (float *)a->dx.data + first_row * width + column;
+    Into into = k || a->accumulate ? ADD : REPLACE;
+    Rows w = {weights_from(a->w, k * width + column), width};
+    for (int64_t o = k + TILE_DEPTH; o < k + 2 * TILE_DEPTH; o++) fetch(a->w, o * width + column, columns);
+    matmul_weights(dx, width, (Factor){dy, outputs, 1}, w, rows, columns, depth, into);
+}
+
+static void back_tile(const LinearBackArgs *a, int64_t first_row, int64_t first_column) {
+    enum { STRIP = 3 * VEC };
+    int64_t rows = least(TILE_ROWS, a->dx.dim[0] - first_row);
+    int64_t end = least(first_column + TILE_INPUTS, a->dx.dim[1]);
+    for (int64_t k = 0; k < a->dy.dim[1]; k += TILE_DEPTH)
+        for (int64_t c = first_column; c < end; c += STRIP)
+            back_strip(a, rows, first_row, k, c, least(STRIP, end - c));
+}
+
+Status CPU(linear_back)(Stream *stream, const LinearBackArgs *a) {
+    (void)stream;
+    TRY(linear_back_check(a));
+    CPU_F32("linear_back", a->dx);
+    CPU_F32("linear_back", a->dy);
+    int64_t T = a->dx.dim[0], row_tiles = cut(T, TILE_ROWS), column_tiles = cut(a->dx.dim[1], TILE_INPUTS);
+#pragma omp parallel for if (cpu_many(T * tensor_count(a->w)))
+    for (int64_t i = 0; i < row_tiles * column_tiles; i++)
+        back_tile(a, i / column_tiles * TILE_ROWS, i % column_tiles * TILE_INPUTS);
     return ST_OK;
 }

@@ -3,7 +3,7 @@
  *
  * A row (49152 logits: 192 KiB) stays in the second-level cache, so that the passes over it cost one reading
  * of memory. Nothing sorts a vocabulary: the best are kept in a heap whose root is the worst of them, and of
- * a row nearly all is passed over eight at a time. */
+ * a row nearly all is passed over a vector at a time. */
 #include "kernels/base/random.h"
 #include "kernels/cpu.h"
 #include "kernels/cpu_vector.h"
@@ -11,10 +11,10 @@
 enum { BLOCK = 512 }; /* elements summed in f32 before they go on in double */
 
 static float row_largest(const float *x, int64_t n) {
-    F8 most = f8_all(-INFINITY);
+    Vec most = vec_all(-INFINITY);
     int64_t i = 0;
-    for (; i + 8 <= n; i += 8) most = f8_max(most, f8_load(x + i));
-    float m = f8_largest(most);
+    for (; i + VEC <= n; i += VEC) most = vec_max(most, vec_load(x + i));
+    float m = vec_largest(most);
     for (; i < n; i++) m = x[i] > m ? x[i] : m;
     return m;
 }
@@ -22,7 +22,7 @@ static float row_largest(const float *x, int64_t n) {
 /* Where the largest stands, the first of several; 0 when it is NaN. */
 static int32_t row_best(const float *x, int64_t n, float most) {
     int64_t i = 0;
-    while (i + 8 <= n && !i8_any(f8_load(x + i) == f8_all(most))) i += 8;
+    while (i + VEC <= n && !vec_any(vec_load(x + i) == vec_all(most))) i += VEC;
     while (i < n && x[i] != most) i++;
     return i < n ? (int32_t)i : 0;
 }
@@ -31,18 +31,18 @@ static int32_t row_best(const float *x, int64_t n, float most) {
 VECTOR_FN double sum_exp(float *out, const float *x, int64_t n, float base, float factor) {
     double sum = 0;
     int64_t i = 0;
-    while (i + 8 <= n) {
-        F8 part = f8_all(0);
+    while (i + VEC <= n) {
+        Vec part = vec_all(0);
         int64_t end = i + BLOCK < n ? i + BLOCK : n;
-        for (; i + 8 <= end; i += 8) {
-            F8 e = f8_exp((f8_load(x + i) - f8_all(base)) * f8_all(factor));
+        for (; i + VEC <= end; i += VEC) {
+            Vec e = vec_exp((vec_load(x + i) - vec_all(base)) * vec_all(factor));
             part += e;
-            if (out) f8_store(out + i, e);
+            if (out) vec_store(out + i, e);
         }
-        sum += f8_sum_double(part);
+        sum += vec_sum_double(part);
     }
     for (; i < n; i++) {
-        float e = f8_exp(f8_all((x[i] - base) * factor))[0];
+        float e = vec_exp(vec_all((x[i] - base) * factor))[0];
         sum += e;
         if (out) out[i] = e;
     }
@@ -91,7 +91,7 @@ static RowLoss row_loss(const Ranked *kept, const float *logprob, int32_t n, dou
 
 static void multiply(float *x, int64_t n, float factor) {
     int64_t i = 0;
-    for (; i + 8 <= n; i += 8) f8_store(x + i, f8_load(x + i) * f8_all(factor));
+    for (; i + VEC <= n; i += VEC) vec_store(x + i, vec_load(x + i) * vec_all(factor));
     for (; i < n; i++) x[i] *= factor;
 }
 
@@ -177,12 +177,12 @@ static void best_of_row(Ranked *best, int64_t K, const float *x, int64_t n) {
     for (int64_t i = 0; i < K; i++) best[i] = (Ranked){x[i], (int32_t)i};
     make_heap(best, K);
     for (int64_t i = K; i < n;) {
-        if (i + 8 <= n && !i8_any(f8_load(x + i) > f8_all(best[0].value))) {
-            i += 8;
+        if (i + VEC <= n && !vec_any(vec_load(x + i) > vec_all(best[0].value))) {
+            i += VEC;
             continue;
         }
         /* Ids rise, so a tie with the worst one kept never replaces it. */
-        int64_t end = i + 8 < n ? i + 8 : n;
+        int64_t end = i + VEC < n ? i + VEC : n;
         for (; i < end; i++)
             if (x[i] > best[0].value) sink(best, K, 0, (Ranked){x[i], (int32_t)i});
     }
@@ -254,15 +254,15 @@ static Ranked worst_of_top_k(const Draw *d, Ranked *ranked) {
  * reached is ranked. Bins are 1/128 wide; what lies further off than 32 shares the last one. */
 enum { BINS = 4096 };
 
-VECTOR_FN I8 bins_of(const Draw *d, F8 x, F8 *shares) {
-    F8 distance = (f8_all(d->best.value) - x) * f8_all((float)(1 / d->temperature));
-    *shares = f8_exp(-distance);
-    return __builtin_convertvector(f8_min(distance * f8_all(128), f8_all(BINS - 1)), I8);
+VECTOR_FN VecI bins_of(const Draw *d, Vec x, Vec *shares) {
+    Vec distance = (vec_all(d->best.value) - x) * vec_all((float)(1 / d->temperature));
+    *shares = vec_exp(-distance);
+    return __builtin_convertvector(vec_min(distance * vec_all(128), vec_all(BINS - 1)), VecI);
 }
 
-static F8 eight_logits(const Draw *d, int64_t i) {
-    F8 x = f8_all(-INFINITY);
-    if (i + 8 <= d->V) return f8_load(d->logits + i);
+static Vec some_logits(const Draw *d, int64_t i) {
+    Vec x = vec_all(-INFINITY);
+    if (i + VEC <= d->V) return vec_load(d->logits + i);
     memcpy(&x, d->logits + i, sizeof(float) * (size_t)(d->V - i));
     return x;
 }
@@ -273,11 +273,11 @@ static int32_t in_range(int32_t bin) {
 
 static int64_t tokens_in_bin(const Draw *d, int32_t bin, Ranked *out) {
     int64_t n = 0;
-    F8 shares;
-    for (int64_t i = 0; i < d->V; i += 8) {
-        F8 x = eight_logits(d, i);
-        I8 bins = bins_of(d, x, &shares);
-        for (int64_t j = 0; j < 8 && i + j < d->V; j++)
+    Vec shares;
+    for (int64_t i = 0; i < d->V; i += VEC) {
+        Vec x = some_logits(d, i);
+        VecI bins = bins_of(d, x, &shares);
+        for (int64_t j = 0; j < VEC && i + j < d->V; j++)
             if (in_range(bins[j]) == bin) out[n++] = (Ranked){x[j], (int32_t)(i + j)};
     }
     return n;
@@ -285,10 +285,10 @@ static int64_t tokens_in_bin(const Draw *d, int32_t bin, Ranked *out) {
 
 static Ranked worst_of_top_p(const Draw *d, Ranked *ranked) {
     double mass[BINS] = {0}, total = 0, sum = 0;
-    for (int64_t i = 0; i < d->V; i += 8) {
-        F8 shares;
-        I8 bins = bins_of(d, eight_logits(d, i), &shares);
-        for (int j = 0; j < 8; j++) mass[in_range(bins[j])] += shares[j];
+    for (int64_t i = 0; i < d->V; i += VEC) {
+        Vec shares;
+        VecI bins = bins_of(d, some_logits(d, i), &shares);
+        for (int j = 0; j < VEC; j++) mass[in_range(bins[j])] += shares[j];
     }
     for (int b = 0; b < BINS; b++) total += mass[b];
     int32_t bin = 0;
@@ -318,60 +318,61 @@ static double score(const Draw *d, int32_t id) {
     return weight(d, id) - log(-log((double)random_unit(r.v[0])));
 }
 
-VECTOR_FN void wide_product(U8 *high, U8 *low, U8 x, uint32_t factor) {
-#ifdef __AVX2__
+VECTOR_FN void wide_product(VecU *high, VecU *low, VecU x, uint32_t factor) {
+#if defined __AVX512F__
+    __m512i f = _mm512_set1_epi64(factor), even = _mm512_mul_epu32((__m512i)x, f);
+    __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64((__m512i)x, 32), f);
+    *low = (VecU)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+    *high = (VecU)_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+#elif defined __AVX2__
     __m256i f = _mm256_set1_epi64x(factor), even = _mm256_mul_epu32((__m256i)x, f);
     __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64((__m256i)x, 32), f);
-    *low = (U8)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
-    *high = (U8)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+    *low = (VecU)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+    *high = (VecU)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
 #else
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < VEC; i++) {
         uint64_t product = (uint64_t)x[i] * factor;
         (*low)[i] = (uint32_t)product, (*high)[i] = (uint32_t)(product >> 32);
     }
 #endif
 }
 
-VECTOR_FN U8 u8_all(uint32_t x) {
-    return (U8){x, x, x, x, x, x, x, x};
-}
-
-/* random_unit(random_block(seed, counter, id).v[0]) of eight ids in a row: the rounds of random.h, side by
- * side. */
-VECTOR_FN F8 eight_units(const Draw *d, int64_t id) {
-    const U8 lanes = {0, 1, 2, 3, 4, 5, 6, 7};
-    U8 c0 = u8_all((uint32_t)id) + lanes, c1 = u8_all(0), c2 = u8_all((uint32_t)d->counter);
-    U8 c3 = u8_all((uint32_t)(d->counter >> 32)), high_a, low_a, high_b, low_b;
+/* random_unit(random_block(seed, counter, id).v[0]) of VEC ids in a row: the rounds of random.h, side by side. */
+VECTOR_FN Vec some_units(const Draw *d, int64_t id) {
+    VecU lanes;
+    for (uint32_t i = 0; i < VEC; i++) lanes[i] = i;
+    VecU c0 = vecu_all((uint32_t)id) + lanes, c1 = vecu_all(0), c2 = vecu_all((uint32_t)d->counter);
+    VecU c3 = vecu_all((uint32_t)(d->counter >> 32)), high_a, low_a, high_b, low_b;
     uint32_t k0 = (uint32_t)d->seed, k1 = (uint32_t)(d->seed >> 32);
     for (int round = 0; round < 10; round++) {
         wide_product(&high_a, &low_a, c0, 0xD2511F53u);
         wide_product(&high_b, &low_b, c2, 0xCD9E8D57u);
-        c0 = high_b ^ c1 ^ u8_all(k0), c2 = high_a ^ c3 ^ u8_all(k1);
+        c0 = high_b ^ c1 ^ vecu_all(k0), c2 = high_a ^ c3 ^ vecu_all(k1);
         c1 = low_b, c3 = low_a;
         k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
     }
-    return (__builtin_convertvector((I8)(c0 >> 9), F8) + f8_all(0.5f)) * f8_all(1.0f / 8388608.0f);
+    return (__builtin_convertvector((VecI)(c0 >> 9), Vec) + vec_all(0.5f)) * vec_all(1.0f / 8388608.0f);
 }
 
-/* Which of eight tokens might beat a score that lies `lead` above the best token's weight: noise beats x when
+/* Which of VEC tokens might beat a score that lies `lead` above the best token's weight: noise beats x when
  * its unit is above exp(-exp(-x)), whatever the rounding of f32 (hence the margin). Noise is never
  * above 16.64, as random_unit has 23 bits; most tokens are too far below for any. */
-VECTOR_FN I8 contenders(const Draw *d, int64_t i, double lead) {
+VECTOR_FN VecI contenders(const Draw *d, int64_t i, double lead) {
     const float noise_max = 16.64f, margin = 4e-6f;
-    F8 below = (eight_logits(d, i) - f8_all(d->best.value)) * f8_all((float)(1 / d->temperature));
-    F8 needed = f8_all((float)lead) - below;
-    I8 near = needed <= f8_all(noise_max);
-    if (!i8_any(near)) return near;
-    return near & (eight_units(d, i) >= f8_exp(-f8_exp(-needed)) - f8_all(margin));
+    Vec below = (some_logits(d, i) - vec_all(d->best.value)) * vec_all((float)(1 / d->temperature));
+    Vec needed = vec_all((float)lead) - below;
+    VecI near = needed <= vec_all(noise_max);
+    if (!vec_any(near)) return near;
+    return near & (some_units(d, i) >= vec_exp(-vec_exp(-needed)) - vec_all(margin));
 }
 
 static int32_t draw(const Draw *d) {
     int32_t drawn = d->best.id;
     double most = score(d, drawn);
-    for (int64_t i = 0; i < d->V; i += 8) {
-        I8 may = contenders(d, i, most - weight(d, d->best.id));
-        if (!i8_any(may)) continue;
-        for (int j = 0; j < 8; j++) {
+    for (int64_t i = 0; i < d->V; i += VEC) {
+        VecI may = contenders(d, i, most - weight(d, d->best.id));
+        if (!vec_any(may)) continue;
+        for (int j = 0; j < VEC; j++) {
             int32_t id = (int32_t)i + j;
             if (!may[j] || id >= d->V || !stays(d, id)) continue;
             double got = score(d, id);

@@ -1,17 +1,14 @@
 /* machine.c -- see machine.h. */
 #include "kernels/machine.h"
 
-#include <cblas.h>
 #include <stdio.h>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include "kernels/cpu.h"
 
 void machine_settings(char *out, size_t cap) {
     int threads = 1;
 #ifdef _OPENMP
     threads = omp_get_max_threads();
 #endif
-    snprintf(out, cap, "%d thread%s, %s", threads, threads == 1 ? "" : "s", openblas_get_corename());
+    snprintf(out, cap, "%d thread%s, %s", threads, threads == 1 ? "" : "s", cpu_instructions());
 }

@@ -4,8 +4,7 @@
 
 #include <stddef.h>
 
-/* "2 threads, Haswell": threads and the instruction set that the matrix library chose. Runs with the same text give
- * the same bits. */
+/* "2 threads, AVX2": threads and the instructions that the kernels use. Runs with the same text give the same bits. */
 void machine_settings(char *out, size_t cap);
 
 #endif

@@ -195,6 +195,26 @@ typedef struct StreamLimits { int32_t rows, width, vocab; } StreamLimits;
 /* A pass whose operations were noted once, to be started by one call. */
 typedef struct Recording Recording;
 
+/* Every operation that is described above, by name and arguments. */
+#define OPERATIONS(X)                                                                                        \
+    X(gather, GatherArgs)                                                                                    \
+    X(scatter, ScatterArgs)                                                                                  \
+    X(norm, NormArgs)                                                                                        \
+    X(norm_back, NormBackArgs)                                                                               \
+    X(linear, LinearArgs)                                                                                    \
+    X(linear_back, LinearBackArgs)                                                                           \
+    X(heads, HeadsArgs)                                                                                      \
+    X(heads_back, HeadsBackArgs)                                                                             \
+    X(swiglu, SwigluArgs)                                                                                    \
+    X(swiglu_back, SwigluBackArgs)                                                                           \
+    X(attn, AttnArgs)                                                                                        \
+    X(attn_back, AttnBackArgs)                                                                               \
+    X(distill, DistillArgs)                                                                                  \
+    X(topk, TopkArgs)                                                                                        \
+    X(sample, SampleArgs)                                                                                    \
+    X(adam, AdamArgs)                                                                                        \
+    X(squared_norm, SquaredNormArgs)
+
 typedef struct Ops {
     const char *name; /* "ref", "cpu", "cuda", "simt" */
     DType act;        /* the type of activations and keys/values this backend is made for */
@@ -210,24 +230,10 @@ typedef struct Ops {
     Status (*zero)(Stream *, Tensor t);
     Status (*sync)(Stream *); /* waits; reports ST_DEVICE with the operation's name for anything that failed before */
 
-    Status (*gather)(Stream *, const GatherArgs *);
-    Status (*scatter)(Stream *, const ScatterArgs *);
-    Status (*norm)(Stream *, const NormArgs *);
-    Status (*norm_back)(Stream *, const NormBackArgs *);
-    Status (*linear)(Stream *, const LinearArgs *);
-    Status (*linear_back)(Stream *, const LinearBackArgs *);
-    Status (*heads)(Stream *, const HeadsArgs *);
-    Status (*heads_back)(Stream *, const HeadsBackArgs *);
-    Status (*swiglu)(Stream *, const SwigluArgs *);
-    Status (*swiglu_back)(Stream *, const SwigluBackArgs *);
     Status (*attn_plan)(Stream *, AttnPlan *plan, const AttnLayout *layout); /* ST_ARG beyond its limits */
-    Status (*attn)(Stream *, const AttnArgs *);
-    Status (*attn_back)(Stream *, const AttnBackArgs *);
-    Status (*distill)(Stream *, const DistillArgs *);
-    Status (*topk)(Stream *, const TopkArgs *);
-    Status (*sample)(Stream *, const SampleArgs *);
-    Status (*adam)(Stream *, const AdamArgs *);
-    Status (*squared_norm)(Stream *, const SquaredNormArgs *);
+#define X(op, Args) Status (*op)(Stream *, const Args *);
+    OPERATIONS(X)
+#undef X
 
     /* Between record and record_end operations are noted, not done; replay does them, with the arguments that they had
      * and what then lies in the memory that these name. A recorded pass may be replayed for every plan of the same T for

@@ -1,6 +1,4 @@
 /* ops_cpu.c -- the table of the fast CPU backend, its streams and its choice of instructions. */
-#include <cblas.h>
-#undef I
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,12 +32,8 @@ static int32_t larger(int32_t a, int32_t b) {
 
 /* Run twice: to count, and to place. */
 static void place(CpuStream *s, Arena *a) {
-    size_t threads = (size_t)s->threads, width = (size_t)s->limits.width;
+    size_t threads = (size_t)s->threads;
     s->wide = arena_take(a, sizeof(float) * (size_t)s->wide_max);
-    s->rows = arena_take(a, sizeof(float) * SKINNY_ROWS * (width + 16));
-    s->unpacked_floats = SKINNY_OUTPUTS * (int64_t)(width + 16);
-    s->unpacked = arena_take(a, sizeof(float) * threads * (size_t)s->unpacked_floats);
-    s->panel = arena_take(a, sizeof(float) * threads * PANEL_COLUMNS * PANEL_DEPTH);
     s->ranked = arena_take(a, sizeof(Ranked) * threads * (size_t)s->limits.vocab);
 }
 
@@ -59,22 +53,8 @@ size_t cpu_stream_bytes(const StreamLimits *limits) {
     return size_up(&s, limits);
 }
 
-static Status check_blas(void) {
-#ifdef _OPENMP
-    enum { BUILT_WITH_OPENMP = 2 };
-    NEED(openblas_get_parallel() == BUILT_WITH_OPENMP, ST_UNSUPPORTED,
-         "this OpenBLAS (%s) was not built with OpenMP, and its threads would fight ours; install "
-         "libopenblas-openmp-dev",
-         openblas_get_config());
-#else
-    openblas_set_num_threads(1);
-#endif
-    return ST_OK;
-}
-
 static Status stream_open_cpu(Stream **out, const StreamLimits *limits) {
     *out = NULL;
-    TRY(check_blas());
     CpuStream *s = malloc(sizeof *s);
     NEED(s, ST_NOMEM, "no memory for a stream");
     size_t bytes = size_up(s, limits);
@@ -104,32 +84,54 @@ static void stream_close_cpu(Stream *stream) {
     .stream_close = stream_close_cpu, .plan_open = plan_open_cpu, .plan_close = plan_close_cpu,              \
     .copy = host_copy, .zero = host_zero, .sync = host_sync, .attn_plan = attn_plan_cpu
 
-#define X(op, args) .op = op##_portable,
-const Ops ops_cpu_portable = {.name = "cpu", SHARED, CPU_OPERATIONS(X)};
+#define X(op, Args) .op = op##_portable,
+const Ops ops_cpu_portable = {.name = "cpu", SHARED, OPERATIONS(X)};
 #undef X
 
-#ifdef CARTRIDGE_AVX2
-#define X(op, args) .op = op##_avx2,
-const Ops ops_cpu_avx2 = {.name = "cpu", SHARED, CPU_OPERATIONS(X)};
+#ifdef CARTRIDGE_X86
+#define X(op, Args) .op = op##_avx2,
+static const Ops avx2 = {.name = "cpu", SHARED, OPERATIONS(X)};
+#undef X
+#define X(op, Args) .op = op##_avx512,
+static const Ops avx512 = {.name = "cpu", SHARED, OPERATIONS(X)};
 #undef X
 
-static const Ops *chosen(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &ops_cpu_avx2
-                                                                           : &ops_cpu_portable;
+const Ops *ops_cpu_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2 : NULL;
+}
+
+const Ops *ops_cpu_avx512(void) {
+    bool all = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return all && ops_cpu_avx2() ? &avx512 : NULL;
 }
 #else
-static const Ops *chosen(void) {
-    return &ops_cpu_portable;
+const Ops *ops_cpu_avx2(void) {
+    return NULL;
+}
+
+const Ops *ops_cpu_avx512(void) {
+    return NULL;
 }
 #endif
 
-#define X(op, args)                                                                                          \
-    static Status op##_cpu(Stream *s, const args *a) {                                                       \
+static const Ops *chosen(void) {
+    const Ops *ops = ops_cpu_avx512();
+    if (!ops) ops = ops_cpu_avx2();
+    return ops ? ops : &ops_cpu_portable;
+}
+
+const char *cpu_instructions(void) {
+    return ops_cpu_avx512() ? "AVX-512" : ops_cpu_avx2() ? "AVX2" : "portable";
+}
+
+#define X(op, Args)                                                                                          \
+    static Status op##_cpu(Stream *s, const Args *a) {                                                       \
         return chosen()->op(s, a);                                                                           \
     }
-CPU_OPERATIONS(X)
+OPERATIONS(X)
 #undef X
 
-#define X(op, args) .op = op##_cpu,
-const Ops ops_cpu = {.name = "cpu", SHARED, CPU_OPERATIONS(X)};
+#define X(op, Args) .op = op##_cpu,
+const Ops ops_cpu = {.name = "cpu", SHARED, OPERATIONS(X)};
 #undef X

@@ -275,7 +275,7 @@ static void fill_table(void) {
     table.plan_records = plan_records_cuda, table.record = record_cuda, table.record_end = record_end_cuda;
     table.replay = replay_cuda, table.recording_close = recording_close_cuda;
 #define X(op, Args) table.op = op##_cuda;
-    CUDA_OPERATIONS(X)
+    OPERATIONS(X)
 #undef X
 }
 

@@ -8,31 +8,15 @@ static int64_t part_end(int64_t first, int64_t n) {
     return first + PART < n ? first + PART : n;
 }
 
-VECTOR_FN F8 sigmoid(F8 x) {
-    return f8_all(1.0f) / (f8_all(1.0f) + f8_exp(-x));
-}
-
-/* Whole vectors are done in place; what is left at the end goes through padded copies, so that every element
- * is computed by the same instructions wherever it stands. */
-VECTOR_FN F8 load_some(const float *p, int64_t n) {
-    F8 x = f8_all(0);
-    memcpy(&x, p, sizeof *p * (size_t)(n < 8 ? n : 8));
-    return x;
-}
-
-VECTOR_FN void store_some(float *p, F8 x, int64_t n) {
-    memcpy(p, &x, sizeof *p * (size_t)(n < 8 ? n : 8));
+VECTOR_FN Vec sigmoid(Vec x) {
+    return vec_all(1.0f) / (vec_all(1.0f) + vec_exp(-x));
 }
 
 static void swiglu_part(float *y, const float *gate, const float *up, int64_t n) {
-    int64_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        F8 g = f8_load(gate + i);
-        f8_store(y + i, g * sigmoid(g) * f8_load(up + i));
+    for (int64_t i = 0; i < n; i += VEC) {
+        Vec g = vec_load_part(gate + i, n - i);
+        vec_store_part(y + i, g * sigmoid(g) * vec_load_part(up + i, n - i), n - i);
     }
-    if (i == n) return;
-    F8 g = load_some(gate + i, n - i);
-    store_some(y + i, g * sigmoid(g) * load_some(up + i, n - i), n - i);
 }
 
 Status CPU(swiglu)(Stream *s, const SwigluArgs *a) {
@@ -50,25 +34,22 @@ Status CPU(swiglu)(Stream *s, const SwigluArgs *a) {
 }
 
 /* silu'(x) = sigmoid(x) (1 + x (1 - sigmoid(x))) */
-VECTOR_FN void silu_back(F8 *dgate, F8 *dup, F8 dy, F8 gate, F8 up) {
-    F8 sg = sigmoid(gate), one = f8_all(1.0f);
+VECTOR_FN void silu_back(Vec *dgate, Vec *dup, Vec dy, Vec gate, Vec up) {
+    Vec sg = sigmoid(gate), one = vec_all(1.0f);
     *dgate = dy * up * sg * (one + gate * (one - sg));
     *dup = dy * gate * sg;
 }
 
 static void swiglu_back_part(float *dgate, float *dup, const float *dy, const float *gate, const float *up,
                              int64_t n) {
-    int64_t i = 0;
-    F8 dg, du;
-    for (; i + 8 <= n; i += 8) {
-        silu_back(&dg, &du, f8_load(dy + i), f8_load(gate + i), f8_load(up + i));
-        f8_store(dgate + i, dg);
-        f8_store(dup + i, du);
+    for (int64_t i = 0; i < n; i += VEC) {
+        int64_t left = n - i;
+        Vec dg, du;
+        silu_back(&dg, &du, vec_load_part(dy + i, left), vec_load_part(gate + i, left),
+                  vec_load_part(up + i, left));
+        vec_store_part(dgate + i, dg, left);
+        vec_store_part(dup + i, du, left);
     }
-    if (i == n) return;
-    silu_back(&dg, &du, load_some(dy + i, n - i), load_some(gate + i, n - i), load_some(up + i, n - i));
-    store_some(dgate + i, dg, n - i);
-    store_some(dup + i, du, n - i);
 }
 
 Status CPU(swiglu_back)(Stream *s, const SwigluBackArgs *a) {

@@ -47,8 +47,8 @@ static const char *verdict(const char *what, const char *says) {
 static void test_a_machine_that_is_well(void **state) {
     (void)state;
     assert_int_equal(doctor("", "--json"), 0);
-    static const char *const what[] = {"arithmetic", "openblas", "sqlite",    "pcre2",
-                                       "utf8proc",   "cjson",    "libcrypto", "ranks"};
+    static const char *const what[] = {"arithmetic", "sqlite",    "pcre2", "utf8proc",
+                                       "cjson",      "libcrypto", "ranks"};
     for (size_t i = 0; i < sizeof what / sizeof *what; i++) assert_string_equal(verdict(what[i], ""), "ok");
     bool some = verdict("gpu 0", "")[0] != '\0', none = verdict("gpu", "none: ")[0] != '\0';
     assert_true(some != none); /* there are GPUs, or it is said why there are none */
@@ -59,35 +59,14 @@ static void test_a_machine_that_is_well(void **state) {
 static void test_what_is_not_well_has_a_remedy(void **state) {
     (void)state;
     assert_int_equal(
-        doctor("export OMP_NUM_THREADS=512 OPENBLAS_NUM_THREADS=2 CARTRIDGE_TRAIN_EPOCH=3 CARTRIDGE_SEED=1; ",
+        doctor("export OMP_NUM_THREADS=512 CARTRIDGE_TRAIN_EPOCH=3 CARTRIDGE_SEED=1; ",
                "--json"),
         0);
     assert_string_equal(verdict("threads", "--threads N"), "warning");
-    assert_string_equal(verdict("variables", "OPENBLAS_NUM_THREADS does nothing"), "warning");
     assert_string_equal(verdict("variables", "perhaps meant: CARTRIDGE_TRAIN_EPOCHS"), "warning");
     assert_string_equal(verdict("variables", "CARTRIDGE_SEED=1"), "ok");
     for (char *p = strstr(output, "warning"); p; p = strstr(p + 1, "warning"))
         assert_non_null(strstr(p, "\"remedy\":\""));
-}
-
-/* Older kernels can be asked for anywhere, those with AVX-512 only where the processor has it. */
-static void test_kernels_for_an_older_processor(void **state) {
-    (void)state;
-#ifdef __x86_64__
-    static const char *const remedy = "unset OPENBLAS_CORETYPE";
-    bool avx512 = __builtin_cpu_supports("avx512vl");
-    assert_int_equal(doctor("export OPENBLAS_CORETYPE=Haswell; ", "--json"), 0);
-    assert_string_equal(verdict("openblas", ", kernels for Haswell, "), "ok");
-    assert_string_equal(verdict("openblas", remedy), avx512 ? "warning" : "");
-    if (!avx512) skip();
-    assert_string_equal(verdict("openblas", "kernels for Haswell leave it unused; OPENBLAS_CORETYPE=Haswell"),
-                        "warning");
-    assert_int_equal(doctor("export OPENBLAS_CORETYPE=SkylakeX; ", "--json"), 0);
-    assert_string_equal(verdict("openblas", ", kernels for SkylakeX, "), "ok");
-    assert_string_equal(verdict("openblas", remedy), "");
-#else
-    skip();
-#endif
 }
 
 static void test_what_cannot_work_leaves_with_1(void **state) {
@@ -116,7 +95,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_machine_that_is_well),
         cmocka_unit_test(test_what_is_not_well_has_a_remedy),
-        cmocka_unit_test(test_kernels_for_an_older_processor),
         cmocka_unit_test(test_what_cannot_work_leaves_with_1),
         cmocka_unit_test(test_launchers_are_told),
     };

@@ -1,14 +1,12 @@
 /* cmd_doctor.c -- what is here, what is missing, and what to do about it: one line per finding, and a remedy
  * below those that are not well. Leaves with 1 when something cannot work. Meant to be pasted into a report
  * of a fault, too. */
-#include <cblas.h>
 #include <openssl/crypto.h>
 #include <sqlite3.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <utf8proc.h>
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -19,6 +17,7 @@
 #include "build_info.h"
 #include "kernels/base/file.h"
 #include "kernels/base/json.h"
+#include "kernels/cpu.h"
 #include "kernels/cuda_device.h"
 #include "tools/config.h"
 #include "tools/host_facts.h"
@@ -72,22 +71,15 @@ static void check_program(Doctor *d) {
         "cartridge %s, commit %s, %s, %s", BUILD_VERSION, BUILD_COMMIT, BUILD_TYPE, BUILD_COMPILER);
 }
 
-static bool has_avx2(void) {
-#ifdef CARTRIDGE_AVX2
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-    return false;
-#endif
-}
-
 static void check_cpu(Doctor *d) {
     const HostFacts *h = &d->host;
-    bool fast = has_avx2();
+    const char *kernels = cpu_instructions();
+    bool fast = strcmp(kernels, "portable") != 0;
     say(d, fast ? WELL : WARNING, "cpu",
         "this processor has no AVX2 with FMA, or the build is for another kind; it works, "
         "but slowly",
         "%s%s%d core%s, %s kernels", h->cpu, h->cpu[0] ? ", " : "", h->cores, h->cores == 1 ? "" : "s",
-        fast ? "AVX2" : "portable");
+        kernels);
     int threads = threads_now();
     double room = h->quota > 0 && h->quota < h->allowed ? h->quota : h->allowed;
     say(d, threads > room + 0.5 ? WARNING : WELL, "threads",
@@ -181,49 +173,6 @@ static void check_gpu(Doctor *d) {
 
 /* ---- libraries ---- */
 
-static void check_blas(Doctor *d) {
-    enum { BUILT_WITH_OPENMP = 2 };
-    say(d, openblas_get_parallel() == BUILT_WITH_OPENMP ? WELL : PROBLEM, "openblas",
-        "its threads would fight ours; install libopenblas0-openmp, and choose it in update-alternatives "
-        "--config "
-        "libopenblas.so.0-x86_64-linux-gnu",
-        "%s, kernels for %s, %d threads", openblas_get_config(), openblas_get_corename(),
-        openblas_get_num_threads());
-}
-
-static bool has_avx512(void) {
-#ifdef __x86_64__
-    return __builtin_cpu_supports("avx512vl");
-#else
-    return false;
-#endif
-}
-
-/* Of the cores that an OpenBLAS has kernels for those whose kernels have no AVX-512. All of them are from
- * before it, so the list is complete; a name that is not in it may be newer than this program. */
-static bool core_before_avx512(const char *core) {
-    static const char *const name[] = {"Prescott", "Core2",  "Penryn",    "Dunnington",  "Atom",
-                                       "Nano",     "Athlon", "Opteron",   "Barcelona",   "Bobcat",
-                                       "Nehalem",  "Zen",    "Bulldozer", "Piledriver",  "Steamroller",
-                                       "Haswell",  "Banias", "Excavator", "Sandybridge", "Opteron_SSE3"};
-    for (size_t i = 0; i < sizeof name / sizeof *name; i++)
-        if (!strcasecmp(core, name[i])) return true;
-    return false;
-}
-
-/* Either somebody told it so, or it does not know the processor and takes what it knows. */
-static void check_blas_core(Doctor *d) {
-    const char *told = getenv("OPENBLAS_CORETYPE"), *core = openblas_get_corename();
-    if (!has_avx512() || !core_before_avx512(core)) return;
-    say(d, WARNING, "openblas",
-        told
-            ? "unset OPENBLAS_CORETYPE: large matrix products are up to twice as fast with AVX-512"
-            : "it is too old to know this processor: a newer one, or OPENBLAS_CORETYPE=SkylakeX, makes large "
-              "matrix products up to twice as fast",
-        "this processor has AVX-512, kernels for %s leave it unused%s%.60s", core,
-        told ? "; OPENBLAS_CORETYPE=" : "", told ? told : "");
-}
-
 static void check_pcre(Doctor *d) {
     char version[64] = "?";
     uint32_t unicode = 0, jit = 0;
@@ -263,8 +212,6 @@ static void check_mpi(Doctor *d) {
 }
 
 static void check_libraries(Doctor *d) {
-    check_blas(d);
-    check_blas_core(d);
     bool threads = sqlite3_threadsafe() != 0;
     say(d, threads ? WELL : WARNING, "sqlite", "built without threads: one process at a time", "%s",
         sqlite3_libversion());
@@ -373,18 +320,14 @@ static void check_launchers(Doctor *d) {
 static void list_variables(Doctor *d) {
     static const char *const name[] = {"OMP_NUM_THREADS",      "OMP_WAIT_POLICY",   "OMP_PROC_BIND",
                                        "OMP_PLACES",           "GOMP_SPINCOUNT",    "GOMP_CPU_AFFINITY",
-                                       "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "CUDA_VISIBLE_DEVICES",
-                                       "NCCL_DEBUG",           "MALLOC_ARENA_MAX"};
+                                       "CUDA_VISIBLE_DEVICES", "NCCL_DEBUG",        "MALLOC_ARENA_MAX"};
     char text[512] = "";
     for (size_t i = 0; i < sizeof name / sizeof *name; i++) {
         const char *value = getenv(name[i]);
         size_t used = strlen(text);
         if (value) snprintf(text + used, sizeof text - used, "%s%s=%.60s", used ? " " : "", name[i], value);
     }
-    say(d, WELL, "variables", "", "%s", text[0] ? text : "none that threads, OpenBLAS or CUDA would read");
-    if (getenv("OPENBLAS_NUM_THREADS"))
-        say(d, WARNING, "variables", "unset it and use OMP_NUM_THREADS or --threads",
-            "OPENBLAS_NUM_THREADS does nothing for an OpenBLAS that was built with OpenMP");
+    say(d, WELL, "variables", "", "%s", text[0] ? text : "none that threads or CUDA would read");
 }
 
 /* Whether some command has that variable; near: the nearest that one has, "" if none is near. */

@@ -30,8 +30,7 @@ install(CODE [[
   file(INSTALL DESTINATION "${CMAKE_INSTALL_PREFIX}/share/zsh/${place}" TYPE FILE FILES "${file}")
 ]])
 
-# `cpack -G DEB` in the build folder. Libraries that are linked are found by dpkg-shlibdeps; which build of OpenBLAS it
-# must be, only we know.
+# `cpack -G DEB` in the build folder. Libraries that are linked are found by dpkg-shlibdeps.
 find_program(DPKG_SHLIBDEPS dpkg-shlibdeps)
 set(CPACK_PACKAGE_NAME cartridge)
 set(CPACK_PACKAGE_CONTACT "The cartridge authors <cartridge@localhost>")
@@ -41,7 +40,6 @@ set(CPACK_STRIP_FILES ON)
 set(CPACK_GENERATOR DEB)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
-set(CPACK_DEBIAN_PACKAGE_DEPENDS libopenblas0-openmp)
 set(CPACK_DEBIAN_PACKAGE_SUGGESTS openmpi-bin)
 if(DPKG_SHLIBDEPS)
   set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
