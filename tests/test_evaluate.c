@@ -5,10 +5,8 @@
 #include "engine/learn/evaluate.h"
 #include "engine/learn/init.h"
 #include "engine/learn/words.h"
-#include "engine/transformer/capture.h"
+#include "tests/demo_model.h"
 #include "tests/scratch.h"
-
-#define MODEL CARTRIDGE_SOURCE_DIR "/tools/demo/model"
 
 /* ---- words ---- */
 
@@ -156,57 +154,25 @@ static void test_questions_find_their_text(void **state) {
 
 /* ---- scores ---- */
 
-typedef struct World {
-    Model *m;
-    PagePool *pool;
-    Tokenizer *t;
-    Chat *chat;
-    Scheduler *s;
-    Prefix *p;
-} World;
-
 static const char facts[] = "Ada drinks tea. Ben speaks Greek. Ada plays oboe. Ben drinks cocoa.";
 
-static Status capture_facts(World *w) {
-    CaptureTools tools;
-    TokenVec t = {0};
-    scheduler_capture_tools(w->s, &tools);
-    Status st = chat_prefix(w->chat, bytes_of(facts), 0, &t);
-    if (!st) st = capture(&w->p, &tools, NULL, 0, t.v, t.n);
-    tokens_close(&t);
-    return st;
-}
+static Prefix *of_facts; /* what they are to the model */
 
-static int open_world(void **state) {
-    static World w;
-    if (!file_is_folder(MODEL)) return 0;
-    SchedulerLimits l = {.rows = 16, .seqs = 3, .queue = 2, .topk = 4, .prefixes = 2};
-    Status st = model_open(&w.m, MODEL, &ops_ref);
-    if (!st) st = pool_open(&w.pool, &w.m->cfg, &ops_ref, DT_F32, 12);
-    if (!st) st = tokenizer_open(&w.t, MODEL);
-    if (!st) st = chat_open(&w.chat, MODEL, w.t);
-    if (!st) st = scheduler_open(&w.s, w.m, w.pool, &l);
-    if (!st) st = capture_facts(&w);
-    if (st) fprintf(stderr, "%s\n", status_message());
+static int set_up(void **state) {
+    static Demo w;
+    scratch_open();
+    SchedulerLimits limits = {.rows = 16, .seqs = 3, .queue = 2, .topk = 4, .prefixes = 2};
+    demo_open(&w, &ops_ref, 12, &limits);
+    of_facts = demo_capture(&w, facts);
     *state = &w;
-    return st ? -1 : 0;
-}
-
-static int close_world(void **state) {
-    World *w = *state;
-    if (!w) return 0;
-    prefix_drop(w->p);
-    scheduler_close(w->s);
-    pool_close(w->pool);
-    chat_close(w->chat);
-    tokenizer_close(w->t);
-    model_close(w->m);
     return 0;
 }
 
-static World *world(void **state) {
-    if (!*state) skip();
-    return *state;
+static int tear_down(void **state) {
+    prefix_drop(of_facts);
+    demo_close(*state);
+    scratch_close();
+    return 0;
 }
 
 static const char quiz[] =
@@ -217,7 +183,7 @@ static const char quiz[] =
     "{\"question\":\"Ben drinks?\",\"answer\":\"Ada drinks tea.\",\"choices\":[\"Ada drinks tea.\",\"Ben "
     "drinks cocoa.\"]}\n";
 
-static void score(World *w, const Prefix *p, bool generate, Scores *out) {
+static void score(Demo *w, const Prefix *p, bool generate, Scores *out) {
     QuestionSet set;
     const Prefix *list[1] = {p};
     EvaluateOptions o = {.answer_max = 8, .generate = generate};
@@ -228,9 +194,9 @@ static void score(World *w, const Prefix *p, bool generate, Scores *out) {
 }
 
 static void test_scores_behind_the_facts(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     Scores s;
-    score(w, w->p, true, &s);
+    score(w, of_facts, true, &s);
     assert_int_equal(s.n, 4);
     for (int i = 0; i < 4; i++) {
         bool right = i != 3; /* the last gold answer is wrong on purpose */
@@ -248,9 +214,9 @@ static void test_scores_behind_the_facts(void **state) {
 }
 
 static void test_scores_without_the_facts(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     Scores with, without;
-    score(w, w->p, false, &with);
+    score(w, of_facts, false, &with);
     score(w, NULL, true, &without);
     assert_true(isnan(with.contains) && with.q[0].answer == NULL);
     assert_float_equal(without.contains, 0, 1e-9);
@@ -261,15 +227,13 @@ static void test_scores_without_the_facts(void **state) {
 
 /* Pieces, batches and company must not matter: each answer scored row by row in a batch of its own. */
 static void test_nll_equals_a_plain_loop(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     Scores s;
-    score(w, w->p, false, &s);
+    score(w, of_facts, false, &s);
     const char *question = "Ben drinks?", *answer = "Ada drinks tea.";
-    CaptureTools t;
     TokenVec v = {0};
     Sequence q;
-    const Prefix *list[1] = {w->p};
-    scheduler_capture_tools(w->s, &t);
+    const Prefix *list[1] = {of_facts};
     assert_ok(chat_messages(w->chat, &(Message){ROLE_USER, bytes_of(question)}, 1, true, &v));
     int32_t prompt = v.n;
     assert_ok(chat_content(w->chat, bytes_of(answer), &v));
@@ -278,18 +242,8 @@ static void test_nll_equals_a_plain_loop(void **state) {
     assert_ok(sequence_reserve(&q, w->pool, v.n));
     double nll = 0;
     for (int32_t i = 0; i + 1 < v.n; i++) {
-        const int32_t row = 0;
-        bool fits;
-        Tensor logits;
-        batch_clear(t.batch);
-        assert_ok(batch_add(t.batch, list, 1, &q, &v.v[i], 1, &fits));
-        assert_ok(batch_upload(t.batch, t.stream));
-        assert_ok(forward(w->m, t.batch, t.acts, t.stream));
-        assert_ok(forward_logits(w->m, t.acts, &row, 1, &logits, t.stream));
-        const float *x = logits.data;
-        double sum = 0;
-        for (int32_t k = 0; k < w->m->cfg.vocab; k++) sum += exp((double)x[k] - (double)x[v.v[i + 1]]);
-        if (i + 1 >= prompt) nll += log(sum);
+        const float *logits = demo_next(w, of_facts, &q, v.v[i]);
+        if (i + 1 >= prompt) nll -= demo_logprob(w, logits, v.v[i + 1]);
     }
     assert_float_equal(s.q[3].nll, nll, 1e-3);
     sequence_close(&q, w->pool);
@@ -297,21 +251,17 @@ static void test_nll_equals_a_plain_loop(void **state) {
     scores_close(&s);
 }
 
-static bool stop_now(void *user) {
-    return --*(int *)user < 0;
-}
-
 static void test_stopping_leaves_nothing_behind(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     int32_t before = pool_free(w->pool), active;
     QuestionSet set;
     EvaluateOptions o = {.answer_max = 8, .generate = true};
     assert_ok(questions_load(&set, write_file(quiz)));
     for (int polls = 0; polls < 8; polls++) {
         int left = polls;
-        Watch watch = {.stop = stop_now, .user = &left};
+        Watch watch = {.stop = stop_later, .user = &left};
         Scores s;
-        const Prefix *list[1] = {w->p};
+        const Prefix *list[1] = {of_facts};
         assert_fails(ST_STOPPED, evaluate(w->s, w->m, w->chat, list, 1, &set, &o, &watch, &s));
         assert_ok(scheduler_step(w->s, &active));
         assert_int_equal(active, 0);
@@ -347,7 +297,7 @@ static void test_paired_bootstrap(void **state) {
 
 /* ---- starts ---- */
 
-static void rows_of(World *w, const Prefix *p, int32_t layer, float *out) {
+static void rows_of(Demo *w, const Prefix *p, int32_t layer, float *out) {
     CaptureTools t;
     scheduler_capture_tools(w->s, &t);
     int64_t n = (int64_t)w->m->cfg.kv_heads * prefix_visible(p) * w->m->cfg.head_dim;
@@ -356,7 +306,7 @@ static void rows_of(World *w, const Prefix *p, int32_t layer, float *out) {
     assert_ok(prefix_read(p, t.stream, layer, key, value));
 }
 
-static void init_with(World *w, InitOptions o, Cartridge **c) {
+static void init_with(Demo *w, InitOptions o, Cartridge **c) {
     CaptureTools t;
     scheduler_capture_tools(w->s, &t);
     o.frozen = 1;
@@ -369,17 +319,17 @@ static void init_with(World *w, InitOptions o, Cartridge **c) {
 
 /* The first rows of the capture of a text are the capture of its first tokens. */
 static void test_a_start_from_text_is_its_prefill(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     Cartridge *c;
     enum { ROWS = 9 };
     init_with(w, (InitOptions){.kind = INIT_FIRST, .rows = ROWS, .text = bytes_of(facts)}, &c);
     const ModelConfig *cfg = &w->m->cfg;
-    int64_t all = prefix_visible(w->p), G = cfg->kv_heads, D = cfg->head_dim;
+    int64_t all = prefix_visible(of_facts), G = cfg->kv_heads, D = cfg->head_dim;
     float *cut = calloc((size_t)(2 * G * ROWS * D), sizeof *cut),
           *full = calloc((size_t)(2 * G * all * D), sizeof *full);
     for (int32_t l = 0; l < cfg->layers; l++) {
         rows_of(w, c->prefix, l, cut);
-        rows_of(w, w->p, l, full);
+        rows_of(w, of_facts, l, full);
         for (int64_t g = 0; g < 2 * G; g++)
             for (int64_t i = 0; i < ROWS * D; i++)
                 assert_float_equal(cut[g * ROWS * D + i], full[g * all * D + i], 1e-4);
@@ -391,7 +341,7 @@ static void test_a_start_from_text_is_its_prefill(void **state) {
 }
 
 static void test_random_starts(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     Cartridge *text, *vectors, *again;
     enum { ROWS = 70 };
     init_with(w, (InitOptions){.kind = INIT_RANDOM_TEXT, .rows = ROWS, .seed = 3}, &text);
@@ -424,13 +374,13 @@ static void test_random_starts(void **state) {
 }
 
 static void test_a_start_from_a_cartridge(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     CaptureTools t;
     Cartridge *c, *next;
     const char *file = scratch_path("a.cartridge");
     scheduler_capture_tools(w->s, &t);
     init_with(w, (InitOptions){.kind = INIT_TEXT, .rows = 0, .text = bytes_of(facts)}, &c);
-    assert_int_equal(c->info.rows, w->p->rows);
+    assert_int_equal(c->info.rows, of_facts->rows);
     assert_ok(cartridge_save(c, t.stream, file));
     init_with(w, (InitOptions){.kind = INIT_CARTRIDGE, .path = file}, &next);
     assert_int_equal(next->info.rows, c->info.rows);
@@ -467,8 +417,5 @@ int main(void) {
         cmocka_unit_test(test_random_starts),
         cmocka_unit_test(test_a_start_from_a_cartridge),
     };
-    scratch_open();
-    int failed = cmocka_run_group_tests(tests, open_world, close_world);
-    scratch_close();
-    return failed;
+    return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -7,10 +7,8 @@
 #include "engine/learn/seeds.h"
 #include "engine/learn/study.h"
 #include "engine/learn/words.h"
-#include "engine/transformer/capture.h"
+#include "tests/demo_model.h"
 #include "tests/scratch.h"
-
-#define MODEL CARTRIDGE_SOURCE_DIR "/tools/demo/model"
 
 /* ---- repeats ---- */
 
@@ -100,21 +98,13 @@ static void test_settings_name_what_changes_the_rows(void **state) {
     free(b);
 }
 
-/* ---- a world with the demo model ---- */
-
-typedef struct World {
-    Model *m;
-    PagePool *pool;
-    Tokenizer *t;
-    Chat *chat;
-    Scheduler *s;
-    Corpus *corpus;
-} World;
+/* ---- what the model knows ---- */
 
 enum { FACTS = 24 };
 static const char *const names[] = {"Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana"};
 static char text[1024];
 static const char *asks[8];
+static Corpus *corpus;
 static char ask_text[8][32];
 
 static void write_facts(void) {
@@ -128,37 +118,22 @@ static void write_facts(void) {
     }
 }
 
-static int open_world(void **state) {
-    static World w;
-    if (!file_is_folder(MODEL)) return 0;
+static int set_up(void **state) {
+    static Demo w;
     write_facts();
-    SchedulerLimits l = {.rows = 32, .seqs = 4, .queue = 6, .topk = 20, .prefixes = 2};
-    Status st = model_open(&w.m, MODEL, &ops_cpu);
-    if (!st) st = pool_open(&w.pool, &w.m->cfg, &ops_cpu, DT_F32, 40);
-    if (!st) st = tokenizer_open(&w.t, MODEL);
-    if (!st) st = chat_open(&w.chat, MODEL, w.t);
-    if (!st) st = scheduler_open(&w.s, w.m, w.pool, &l);
-    if (!st) st = corpus_of_text(&w.corpus, bytes_of(text), "facts");
-    if (st) fprintf(stderr, "%s\n", status_message());
+    scratch_open();
+    SchedulerLimits limits = {.rows = 32, .seqs = 4, .queue = 6, .topk = 20, .prefixes = 2};
+    demo_open(&w, &ops_cpu, 40, &limits);
+    assert_ok(corpus_of_text(&corpus, bytes_of(text), "facts"));
     *state = &w;
-    return st ? -1 : 0;
-}
-
-static int close_world(void **state) {
-    World *w = *state;
-    if (!w) return 0;
-    corpus_close(w->corpus);
-    scheduler_close(w->s);
-    pool_close(w->pool);
-    chat_close(w->chat);
-    tokenizer_close(w->t);
-    model_close(w->m);
     return 0;
 }
 
-static World *world(void **state) {
-    if (!*state) skip();
-    return *state;
+static int tear_down(void **state) {
+    corpus_close(corpus);
+    demo_close(*state);
+    scratch_close();
+    return 0;
 }
 
 static StudyOptions options(void) {
@@ -179,7 +154,7 @@ static StudyOptions options(void) {
     return o;
 }
 
-static Dataset *open_data(World *w, const char *name, const StudyOptions *o, bool resume) {
+static Dataset *open_data(Demo *w, const char *name, const StudyOptions *o, bool resume) {
     char file[64], *settings, tokenizer[65];
     Dataset *d;
     snprintf(file, sizeof file, "%s.study", name);
@@ -196,8 +171,8 @@ static Dataset *open_data(World *w, const char *name, const StudyOptions *o, boo
     return d;
 }
 
-static Status study(World *w, const StudyOptions *o, Dataset *d, const Watch *watch, StudySums *sums) {
-    Status st = study_run(w->s, w->chat, w->m, w->corpus, o, d, watch, sums);
+static Status study(Demo *w, const StudyOptions *o, Dataset *d, const Watch *watch, StudySums *sums) {
+    Status st = study_run(w->s, w->chat, w->m, corpus, o, d, watch, sums);
     int32_t active;
     assert_ok(scheduler_step(w->s, &active));
     assert_int_equal(active, 0);
@@ -208,14 +183,7 @@ static Status study(World *w, const StudyOptions *o, Dataset *d, const Watch *wa
 
 /* ---- what the rows say ---- */
 
-/* Best candidate and log-probabilities of a row of logits. */
-static double logprob_of(const float *x, int32_t V, int32_t id) {
-    double sum = 0;
-    for (int32_t v = 0; v < V; v++) sum += exp((double)x[v] - (double)x[id]);
-    return -log(sum);
-}
-
-static void check_target(World *w, const Conversation *c, int32_t j, const float *x) {
+static void check_target(Demo *w, const Conversation *c, int32_t j, const float *x) {
     int32_t V = w->m->cfg.vocab, best = 0;
     double mass = 0;
     for (int32_t v = 1; v < V; v++)
@@ -224,7 +192,7 @@ static void check_target(World *w, const Conversation *c, int32_t j, const float
     assert_int_equal(c->id[c->first[j]], best);
     for (int32_t k = c->first[j]; k < c->first[j + 1]; k++) {
         assert_true(mass < 0.99); /* the fewest */
-        assert_float_equal(c->logprob[k], logprob_of(x, V, c->id[k]), 2e-3);
+        assert_float_equal(c->logprob[k], demo_logprob(w, x, c->id[k]), 2e-3);
         mass += exp((double)c->logprob[k]);
     }
     assert_true(mass >= 0.99 || c->first[j + 1] - c->first[j] == 20);
@@ -232,38 +200,25 @@ static void check_target(World *w, const Conversation *c, int32_t j, const float
 
 /* The chunk (all facts) in a system turn, then the conversation token by token: every target is what comes
  * there. */
-static void check_conversation(World *w, const Conversation *c) {
-    CaptureTools t;
-    TokenVec v = {0};
-    Prefix *p;
-    Sequence q;
-    scheduler_capture_tools(w->s, &t);
-    assert_ok(chat_prefix(w->chat, bytes_of(text), 0, &v));
-    assert_ok(capture(&p, &t, NULL, 0, v.v, v.n));
+static void check_conversation(Demo *w, const Conversation *c) {
+    Prefix *p = demo_capture(w, text);
     const Prefix *list[1] = {p};
+    Sequence q;
     assert_ok(sequence_open(&q, c->n, prefix_start(list, 1)));
     assert_ok(sequence_reserve(&q, w->pool, c->n));
     int32_t j = 0;
     for (int32_t i = 0; i + 1 < c->n; i++) {
-        const int32_t row = 0;
-        bool fits;
-        Tensor logits;
-        batch_clear(t.batch);
-        assert_ok(batch_add(t.batch, list, 1, &q, &c->token[i], 1, &fits));
-        assert_ok(batch_upload(t.batch, t.stream));
-        assert_ok(forward(w->m, t.batch, t.acts, t.stream));
-        assert_ok(forward_logits(w->m, t.acts, &row, 1, &logits, t.stream));
-        if (j < c->targets && c->at[j] == i + 1) check_target(w, c, j++, logits.data);
+        const float *logits = demo_next(w, p, &q, c->token[i]);
+        if (j < c->targets && c->at[j] == i + 1) check_target(w, c, j++, logits);
     }
     assert_int_equal(j, c->targets);
     assert_int_equal(c->at[j - 1], c->n - 1); /* ends with the last supervised token */
     sequence_close(&q, w->pool);
     prefix_drop(p);
-    tokens_close(&v);
 }
 
 static void test_rows_are_what_the_teacher_thinks(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     StudyOptions o = options();
     StudySums sums;
     Dataset *d = open_data(w, "rows", &o, false);
@@ -287,7 +242,7 @@ static void test_rows_are_what_the_teacher_thinks(void **state) {
 
 /* The conversation shows the user turn, the assistant turn, and nothing of chunk or seed. */
 static void test_rows_hold_only_the_conversation(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     StudyOptions o = options();
     o.conversations = 4;
     Dataset *d = open_data(w, "layout", &o, false);
@@ -304,7 +259,7 @@ static void test_rows_hold_only_the_conversation(void **state) {
 }
 
 static void test_several_rounds(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     StudyOptions o = options();
     o.conversations = 8;
     o.rounds = 3;
@@ -344,12 +299,8 @@ static void assert_same_rows(Dataset *a, Dataset *b) {
     }
 }
 
-static bool stop_later(void *user) {
-    return --*(int *)user < 0;
-}
-
 static void test_stopped_and_resumed_equals_never_stopped(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     StudyOptions o = options();
     o.duplicate_overlap = 1; /* the list of asked questions must be found again */
     o.conversations = 12;
@@ -374,7 +325,7 @@ static void test_stopped_and_resumed_equals_never_stopped(void **state) {
 }
 
 static void test_a_study_can_be_extended(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     StudyOptions o = options();
     StudySums sums;
     o.conversations = 4;
@@ -415,7 +366,7 @@ static int64_t drops(Dataset *d, const char *reason) {
 /* Three facts about Ada allow some three questions: with repeats dropped, a study of ten runs out of them,
  * says so and keeps what it has. */
 static void test_repeats_are_dropped_until_tries_run_out(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     StudyOptions o = options();
     StudySums sums;
     o.conversations = 10;
@@ -443,7 +394,7 @@ static void test_repeats_are_dropped_until_tries_run_out(void **state) {
 }
 
 static void test_long_and_unlikely_answers(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     StudyOptions o = options();
     o.conversations = 4;
     o.answer_max = 2; /* answers have five tokens */
@@ -472,7 +423,7 @@ static void test_long_and_unlikely_answers(void **state) {
 
 /* Two questions fit the facts, one shares no content word with them. */
 static void test_questions_from_a_file(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     StudyOptions o = options();
     StudySums sums;
     scratch_put_text("asked.jsonl", "{\"question\":\"Ada drinks?\"}\n{\"question\":\"Zoe studies?\"}\n"
@@ -500,7 +451,7 @@ static void test_questions_from_a_file(void **state) {
 /* Questions that must end in a question mark, from a model that knows no such request: forced first words are
  * kept as the question's own. */
 static void test_forced_openings(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     StudyOptions o = options();
     o.conversations = 1;
     memset(o.weight, 0, sizeof o.weight);
@@ -521,7 +472,7 @@ static void test_forced_openings(void **state) {
 }
 
 static void test_bad_options(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     StudyOptions o = options();
     Dataset *d = open_data(w, "bad", &o, false);
     o.weight[SEED_ASK] = 0;
@@ -541,11 +492,11 @@ static void test_bad_options(void **state) {
 
 /* A pool for one chunk at a time still works, one for none says what is short. */
 static void test_small_pools(void **state) {
-    World *w = world(state);
+    Demo *w = *state;
     StudyOptions o = options();
     o.conversations = 4;
     for (int32_t pages = 1; pages <= 4; pages++) {
-        World small = *w;
+        Demo small = *w;
         SchedulerLimits l = scheduler_limits(w->s);
         char name[24];
         snprintf(name, sizeof name, "small%d", pages);
@@ -579,8 +530,5 @@ int main(void) {
         cmocka_unit_test(test_bad_options),
         cmocka_unit_test(test_small_pools),
     };
-    scratch_open();
-    int failed = cmocka_run_group_tests(tests, open_world, close_world);
-    scratch_close();
-    return failed;
+    return cmocka_run_group_tests(tests, set_up, tear_down);
 }
