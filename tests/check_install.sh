@@ -3,26 +3,9 @@
 cmake=$1
 build=$2
 [ -f "$build/tools/generated/done" ] || exit 77 # only part of it was built
-to=$(mktemp -d)
-trap 'rm -rf "$to"' EXIT
+. "$(dirname "$0")/tap.sh"
 unset CARTRIDGE_CONFIG
-number=0
-failed=0
-
-check() { # name, command...
-    number=$((number + 1))
-    name=$1
-    shift
-    if "$@" >"$to/said" 2>&1; then
-        echo "ok $number - $name"
-    else
-        echo "not ok $number - $name"
-        sed 's/^/# /' "$to/said"
-        failed=1
-    fi
-}
-
-root=$to/root
+root=$work/root
 program=$root/opt/cartridge/bin/cartridge
 share=$root/opt/cartridge/share
 
@@ -46,5 +29,4 @@ check "completion for zsh" grep -q '^#compdef cartridge' "$share/zsh/site-functi
 check "completion for fish" grep -q '^complete -c cartridge' "$share/fish/vendor_completions.d/cartridge.fish"
 check "documentation" test -s "$share/doc/cartridge/README.md" -a -s "$share/doc/cartridge/decisions.md"
 
-echo "1..$number"
-exit $failed
+done_testing

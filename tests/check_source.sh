@@ -1,19 +1,12 @@
 #!/bin/sh
 # check_source.sh -- rules about the source that no compiler knows. Prints TAP, like the other test programs.
 cd "$(dirname "$0")/.." || exit 1
-number=0
-failed=0
+. tests/tap.sh
 
 # A rule holds when its list of offenders is empty.
 rule() { # name, offenders
-    number=$((number + 1))
-    if [ -z "$2" ]; then
-        echo "ok $number - $1"
-    else
-        echo "not ok $number - $1"
-        echo "$2" | sed 's/^/#   /'
-        failed=1
-    fi
+    echo "$2" >"$work/offenders" # no pipe: behind one, what not_ok counts would be forgotten
+    if [ -z "$2" ]; then ok "$1"; else not_ok "$1" <"$work/offenders"; fi
 }
 
 sources() { # folders: C and CUDA files below them
@@ -58,5 +51,4 @@ rule "every source file begins by saying what it is" \
         head -n 1 "$file" | grep -qE '^/[*/] [A-Za-z]' || echo "$file"
     done)"
 
-echo "1..$number"
-exit $failed
+done_testing

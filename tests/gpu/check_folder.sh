@@ -1,22 +1,8 @@
 #!/bin/sh
 # check_folder.sh SOURCE BUILD -- tools/gpu-check makes its folder, and the folder says so where there is no GPU. TAP.
 source=$1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failed=0
-n=0
-check() { # name, command...
-    n=$((n + 1))
-    name=$1
-    shift
-    if "$@" >"$work/said" 2>&1; then
-        echo "ok $n - $name"
-    else
-        echo "not ok $n - $name"
-        sed 's/^/# /' "$work/said"
-        failed=1
-    fi
-}
+. "$source/tests/tap.sh"
+
 says() { # exit code, text, command...
     code=$1 text=$2
     shift 2
@@ -30,10 +16,8 @@ check "the folder is made" env CARTRIDGE_BUILD="$2" sh "$source/tools/gpu-check"
 check "a folder that is there is left alone" says 2 "already there" env CARTRIDGE_BUILD="$2" sh "$source/tools/gpu-check" "$work/folder"
 check "it knows what the emulator answered" test -s "$work/folder/ptx.expected"
 if nvidia-smi >/dev/null 2>&1; then
-    echo "ok $((n + 1)) # SKIP there is a GPU here: run the folder itself"
-    n=$((n + 1))
+    ok "# SKIP there is a GPU here: run the folder itself"
 else
     check "without a GPU it says what is missing" says 3 "no GPU here" sh "$work/folder/run"
 fi
-echo "1..$n"
-exit "$failed"
+done_testing

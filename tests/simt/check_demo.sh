@@ -5,24 +5,10 @@
 # from the cartridge (prefill, and decoding of many rows that share it), and both make the first training steps.
 cpu=$1
 simt=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+. "$(dirname "$0")/../tap.sh"
 export OMP_WAIT_POLICY=passive
 cd "$work" || exit 1
-failed=0
-n=0
-check() { # name, command...
-    n=$((n + 1))
-    name=$1
-    shift
-    if "$@" >said 2>&1; then
-        echo "ok $n - $name"
-    else
-        echo "not ok $n - $name"
-        sed 's/^/# /' said
-        failed=1
-    fi
-}
+
 # The numbers that follow "KEY": in JSON, one a line.
 numbers() { # file, key
     grep -o "\"$2\": *[-0-9.e+]*" "$1" | sed 's/.*: *//'
@@ -56,5 +42,4 @@ check "the losses agree" near loss 0.02 cpu.cartridge.run/metrics.jsonl simt.car
 # The demo model attends sharply, its scores are large, and in bf16 (the CPU has f32) they are off by a tenth.
 for device in cpu simt; do grep '"step":1,"steps"' "$device.cartridge.run/metrics.jsonl" >"$device.first"; done
 check "the first gradients are as long" near grad_norm 0.1 cpu.first simt.first
-echo "1..$n"
-exit "$failed"
+done_testing
