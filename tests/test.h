@@ -43,6 +43,13 @@
             fail_msg("the message \"%s\" does not mention \"%s\"", status_message(), (text));                \
     } while (0)
 
+/* Entry i of a table of wrong inputs gave `is`: this code is wanted, and a message that mentions `says`. */
+static inline void test_refused(size_t i, const char *what, Status is, Status code, const char *says) {
+    if (is != code || !strstr(status_message(), says))
+        fail_msg("entry %zu, %s\n  gave: %s (%s), wanted: %s and \"%s\"", i, what, is ? status_message() : "",
+                 status_text(is), status_text(code), says);
+}
+
 /* |a - b| is at most `within`. A NaN is near nothing. */
 #define assert_within(a, b, within)                                                                            \
     do {                                                                                                     \

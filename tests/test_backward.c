@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "kernels/base/random.h"
+#include "tests/case_tests.h"
 #include "tests/rig.h"
 
 typedef struct Case {
@@ -538,20 +539,7 @@ static void test_passes_that_do_not_fit(void **state) {
     rig_close(&r);
 }
 
-enum { MAX_TESTS = 128 };
-static struct CMUnitTest tests[MAX_TESTS];
-static char names[MAX_TESTS][96];
-static size_t count;
-
-static void add_cases(const char *name, CMUnitTestFunction f, int cases_of) {
-    for (int i = 0; i < cases_of; i++, count++) {
-        snprintf(names[count], sizeof names[count], "%s [%s]", name, cases[i].name);
-        tests[count] = (struct CMUnitTest){.name = names[count], .test_func = f, .initial_state = &cases[i]};
-    }
-}
-#define ALL_CASES(f) add_cases(#f, f, CASES)
-#define EXACT(f)     add_cases(#f, f, EXACT_CASES)
-#define ONCE(f)      (tests[count++] = (struct CMUnitTest){.name = #f, .test_func = f})
+#define EXACT(f) FIRST_CASES(f, EXACT_CASES)
 
 int main(void) {
     EXACT(test_gradient_equals_differences);
@@ -566,5 +554,5 @@ int main(void) {
     ALL_CASES(test_kl_is_zero_at_the_teacher_and_never_less);
     ALL_CASES(test_rows_without_a_teacher);
     ONCE(test_passes_that_do_not_fit);
-    return _cmocka_run_group_tests("backward", tests, count, NULL, NULL);
+    return RUN_TESTS("backward");
 }

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "engine/model/safetensors.h"
+#include "tests/case_tests.h"
 #include "tests/rig.h"
 
 #define GOLDEN CARTRIDGE_SOURCE_DIR "/tests/golden/"
@@ -336,21 +337,13 @@ static void test_smollm2(void **state) {
 }
 
 int main(void) {
-    static struct CMUnitTest tests[4 * CASES + 1];
-    int n = 0;
-    for (int i = 0; i < CASES; i++) {
-        tests[n++] =
-            (struct CMUnitTest){"states_of_every_layer", test_states_of_every_layer, NULL, NULL, &cases[i]};
-        tests[n++] =
-            (struct CMUnitTest){"gradient_of_a_prefix", test_gradient_of_a_prefix, NULL, NULL, &cases[i]};
-    }
+    ALL_CASES(test_states_of_every_layer);
+    ALL_CASES(test_gradient_of_a_prefix);
     for (int i = 0; i < CASES; i++) {
         if (cases[i].act != DT_F64) continue;
-        tests[n++] =
-            (struct CMUnitTest){"small_mistakes_show", test_small_mistakes_show, NULL, NULL, &cases[i]};
-        tests[n++] = (struct CMUnitTest){"small_mistakes_show_in_the_gradient",
-                                         test_small_mistakes_show_in_the_gradient, NULL, NULL, &cases[i]};
+        ON_CASE(test_small_mistakes_show, i);
+        ON_CASE(test_small_mistakes_show_in_the_gradient, i);
     }
-    tests[n++] = (struct CMUnitTest){"smollm2", test_smollm2, NULL, NULL, NULL};
-    return _cmocka_run_group_tests("golden", tests, (size_t)n, NULL, NULL);
+    ONCE(test_smollm2);
+    return RUN_TESTS("golden");
 }

@@ -422,10 +422,8 @@ static void test_unknown_settings_are_refused_by_name(void **state) {
         const Refused *r = &refused[i];
         ModelConfig c;
         put_config(r->family, r->from, r->to);
-        Status st = model_config_read(&c, scratch_folder());
-        if (st != r->status || !strstr(status_message(), r->says) || !strstr(status_message(), "config.json"))
-            fail_msg("%s\n  gave: %s (%s), wanted: %s and a word about %s in config.json", r->to,
-                     st ? status_message() : "", status_text(st), status_text(r->status), r->says);
+        test_refused(i, r->to, model_config_read(&c, scratch_folder()), r->status, r->says);
+        assert_says("config.json");
     }
 }
 

@@ -130,9 +130,7 @@ static void test_refused_pickles(void **state) {
         const Refused *r = &refused[i];
         Pickle p;
         void *exact = test_exact(r->text, r->n);
-        Status st = take_notes(&p, exact, r->n);
-        if (st != r->st || !strstr(status_message(), r->says))
-            fail_msg("pickle %zu gave %s: %s; wanted \"%s\"", i, status_text(st), status_message(), r->says);
+        test_refused(i, "a pickle", take_notes(&p, exact, r->n), r->st, r->says);
         assert_null(p.node);
         free(exact);
     }

@@ -224,10 +224,7 @@ static void test_hostile_headers(void **state) {
         const Hostile *h = &hostile[i];
         SafeFile *f;
         put_file("hostile", h->header, strlen(h->header), h->data);
-        Status st = safe_open(&f, scratch_path("hostile"));
-        if (st != h->status || !strstr(status_message(), h->says))
-            fail_msg("%s\n  gave: %s (%s), wanted: %s and a word about %s", h->header, st ? status_message() : "",
-                     status_text(st), status_text(h->status), h->says);
+        test_refused(i, h->header, safe_open(&f, scratch_path("hostile")), h->status, h->says);
         assert_null(f);
     }
 }

@@ -237,12 +237,8 @@ static void test_what_is_no_list_of_tensors(void **state) {
         {P(X LIST HELD "}X\1\0\0\0" "0Nssbs."), ST_UNSUPPORTED, "is not a tensor"},
         {P(X "c__builtin__\nset\n]\x85Rs."), ST_UNSUPPORTED, "no list of tensors"},
     };
-    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
-        Status st = tensors_of(wrong[i].text, wrong[i].n);
-        if (st != wrong[i].st || !strstr(status_message(), wrong[i].says))
-            fail_msg("file %zu gave %s: %s; wanted \"%s\"", i, status_text(st), status_message(),
-                     wrong[i].says);
-    }
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        test_refused(i, "a file", tensors_of(wrong[i].text, wrong[i].n), wrong[i].st, wrong[i].says);
     assert_ok(tensors_of(P(X "Ns."))); /* None: nothing was saved */
     assert_ok(tensors_of(P(X ")s."))); /* nor here */
 }

@@ -10,6 +10,7 @@
 #include "engine/memory/cartridge.h"
 #include "kernels/base/random.h"
 #include "kernels/host.h"
+#include "tests/case_tests.h"
 #include "tests/count_allocations.h"
 #include "tests/rig.h"
 
@@ -598,21 +599,6 @@ static void test_a_pass_allocates_nothing(void **state) {
     }
 }
 
-/* One test per case, named after both. */
-enum { MAX_TESTS = 256 };
-static struct CMUnitTest tests[MAX_TESTS];
-static char names[MAX_TESTS][96];
-static size_t count;
-
-static void add_for_all_cases(const char *name, CMUnitTestFunction f) {
-    for (int i = 0; i < CASES; i++, count++) {
-        snprintf(names[count], sizeof names[count], "%s [%s]", name, cases[i].name);
-        tests[count] = (struct CMUnitTest){.name = names[count], .test_func = f, .initial_state = &cases[i]};
-    }
-}
-#define ALL_CASES(f) add_for_all_cases(#f, f)
-#define ONCE(f)      (tests[count++] = (struct CMUnitTest){.name = #f, .test_func = f})
-
 int main(void) {
     ALL_CASES(test_capture_equals_text_in_context);
     ALL_CASES(test_captures_in_pieces_and_in_chains);
@@ -632,5 +618,5 @@ int main(void) {
     ONCE(test_identity_of_a_capture);
     ALL_CASES(test_opening_without_memory_leaks_nothing);
     ALL_CASES(test_a_pass_allocates_nothing);
-    return _cmocka_run_group_tests("transformer", tests, count, NULL, NULL);
+    return RUN_TESTS("transformer");
 }

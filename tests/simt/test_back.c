@@ -2,9 +2,9 @@
  * vain, that shared memory never makes them wait, that gradients of keys and values are written once.
  *
  * One sequence of `own` rows behind a prefix that learns; the values do not matter to what is counted. */
-#include "kernels/cuda_device.h"
 #include "tests/ops_rig.h"
 #include "tests/simt/control.h"
+#include "tests/simt/gpu_table.h"
 
 enum { PAGES = 40 };
 static const double MMA_FLOPS = 2 * 16 * 8 * 16;
@@ -127,10 +127,7 @@ static void test_written_once(void **state) {
 }
 
 int main(void) {
-    if (cuda_ops(&ops, 0)) {
-        fprintf(stderr, "%s\n", status_message());
-        return 1;
-    }
+    ops = gpu_table();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_prefix_and_own),
         cmocka_unit_test(test_own_alone),

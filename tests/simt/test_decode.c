@@ -5,9 +5,9 @@
  * on how many read the same prefix (which chooses the form of the kernel), on where the page list names its
  * pages, or on the waves that a batch is cut into. What a row's bits are in the first place is a matter for
  * ops_cases_attn.c; here one batch is compared with the reference, so that equal does not mean equally wrong. */
-#include "kernels/cuda_device.h"
 #include "tests/ops_rig.h"
 #include "tests/simt/control.h"
+#include "tests/simt/gpu_table.h"
 
 static const Ops *ops;
 
@@ -402,10 +402,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_limits),  cmocka_unit_test(test_recording),  cmocka_unit_test(test_bytes),
     };
     char pattern[64];
-    if (cuda_ops(&ops, 0)) {
-        fprintf(stderr, "%s\n", status_message());
-        return 1;
-    }
+    ops = gpu_table();
     snprintf(pattern, sizeof pattern, "*%s*", argc > 1 ? argv[1] : "bytes");
     if (argc > 1)
         cmocka_set_test_filter(pattern);

@@ -5,10 +5,10 @@
  * The oracle is the reference in f32 on the same weights. What bf16 costs is measured, not guessed: the
  * reference with bf16 activations makes some largest error, and the GPU may make twice that. Device memory is
  * out of the host's reach while this runs, as on a real machine: an engine that peeks at it crashes. */
-#include "kernels/cuda_device.h"
 #include "engine/transformer/recorded.h"
 #include "tests/rig.h"
 #include "tests/simt/control.h"
+#include "tests/simt/gpu_table.h"
 
 typedef struct Case {
     const char *name;
@@ -209,10 +209,7 @@ int main(void) {
     const char *const name[KINDS] = {"logits", "gradient", "bits in another order", "a recorded pass"};
     static char title[CASES * KINDS][80];
     struct CMUnitTest tests[CASES * KINDS];
-    if (cuda_ops(&simt, 0)) {
-        fprintf(stderr, "%s\n", status_message());
-        return 1;
-    }
+    simt = gpu_table();
     simt_memory_apart(1);
     for (int i = 0; i < CASES * KINDS; i++) {
         snprintf(title[i], sizeof title[i], "%s: %s", cases[i / KINDS].name, name[i % KINDS]);

@@ -2,10 +2,10 @@
  * memory fails, everything that was opened before it is given back, and the message says what was asked. A
  * kernel that faults is named by its operation, though the host has queued others since. */
 #include "engine/run/scheduler.h"
-#include "kernels/cuda_device.h"
 #include "tests/ops_rig.h"
 #include "tests/rig.h"
 #include "tests/simt/control.h"
+#include "tests/simt/gpu_table.h"
 
 #define FOLDER CARTRIDGE_SOURCE_DIR "/tests/golden/llama"
 enum { PAGES = 12, ROWS = 16, SEQS = 2, NO_FAILURE = 0 };
@@ -208,9 +208,6 @@ int main(void) {
         cmocka_unit_test(test_a_fault_is_named_by_its_operation),
         cmocka_unit_test(test_a_pass_that_faults),
     };
-    if (cuda_ops(&ops, 0)) {
-        fprintf(stderr, "%s\n", status_message());
-        return 1;
-    }
+    ops = gpu_table();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

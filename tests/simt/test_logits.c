@@ -1,9 +1,9 @@
 /* test_logits.c -- the traffic of the kernels on logits and of Adam, counted: distill reads the logits twice
  * and writes them once, topk and sample by temperature 0 read them once, Adam moves 34 bytes a number. Bytes
  * are those that warps ask of device memory, whatever a cache may save. */
-#include "kernels/cuda_device.h"
 #include "tests/ops_rig.h"
 #include "tests/simt/control.h"
+#include "tests/simt/gpu_table.h"
 
 enum { W = 6, K = 20 };
 
@@ -112,9 +112,6 @@ int main(void) {
         cmocka_unit_test(test_sample),
         cmocka_unit_test(test_adam),
     };
-    if (cuda_ops(&ops, 0)) {
-        fprintf(stderr, "%s\n", status_message());
-        return 1;
-    }
+    ops = gpu_table();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

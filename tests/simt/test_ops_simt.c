@@ -4,9 +4,9 @@
  * argument chooses the cases of that name or, where none has it, those whose name contains it. Race detection and bounds
  * are the business of how this program is built: once plainly, once with the thread sanitizer, once with the address
  * sanitizer. */
-#include "kernels/cuda_device.h"
 #include "tests/ops_cases.h"
 #include "tests/simt/control.h"
+#include "tests/simt/gpu_table.h"
 
 static const Ops *ops;
 
@@ -79,10 +79,7 @@ static bool chosen(const OpsCase *c, const char *wanted) {
 int main(int argc, char **argv) {
     static char title[TESTS_MAX][96];
     size_t n = 0;
-    if (cuda_ops(&ops, 0)) {
-        fprintf(stderr, "%s\n", status_message());
-        return 1;
-    }
+    ops = gpu_table();
     const OpsCase *c;
     for (int i = 0; (c = ops_case(i)); i++) {
         if (!chosen(c, argv[1])) continue;

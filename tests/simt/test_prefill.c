@@ -4,9 +4,9 @@
  *
  * Sequences share one prefix. What a sequence's queries, keys and values are depends on its name alone, so
  * that it can be run in any company. */
-#include "kernels/cuda_device.h"
 #include "tests/ops_rig.h"
 #include "tests/simt/control.h"
+#include "tests/simt/gpu_table.h"
 
 enum { SEQS = 3, PREFIX_PAGES = 32, OWN_PAGES = 8, PAGES = PREFIX_PAGES + SEQS * OWN_PAGES };
 static const double MMA_FLOPS = 2 * 16 * 8 * 16;
@@ -151,10 +151,7 @@ static void test_company(void **state) {
 }
 
 int main(void) {
-    if (cuda_ops(&ops, 0)) {
-        fprintf(stderr, "%s\n", status_message());
-        return 1;
-    }
+    ops = gpu_table();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_prefix_and_own),
         cmocka_unit_test(test_own_alone),

@@ -2,9 +2,9 @@
  * every output written once (within 5%: weights, positions and lists are small), in accesses of 16 bytes, and
  * shared memory never makes a warp wait. Bytes are those that warps ask of device memory, whatever a cache
  * may save. */
-#include "kernels/cuda_device.h"
 #include "tests/ops_rig.h"
 #include "tests/simt/control.h"
+#include "tests/simt/gpu_table.h"
 
 enum { T = 200, C = 3072, F = 4096, H = 24, G = 8, D = 128 };
 
@@ -125,9 +125,6 @@ int main(void) {
         cmocka_unit_test(test_heads),
         cmocka_unit_test(test_swiglu),
     };
-    if (cuda_ops(&ops, 0)) {
-        fprintf(stderr, "%s\n", status_message());
-        return 1;
-    }
+    ops = gpu_table();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
