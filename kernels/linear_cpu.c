@@ -25,11 +25,12 @@ static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-/* Asks for the numbers first .. first + n of w that exist. */
-static void fetch(Tensor w, int64_t first, int64_t n) {
-    enum { LINE = 64 };
-    int64_t size = (int64_t)dtype_bytes(w.dtype), end = least(first + n, tensor_count(w)) * size;
-    for (int64_t at = first * size; at < end; at += LINE) __builtin_prefetch((const char *)w.data + at);
+/* Asks for what lies from byte `first` to byte `end` of w: into the second-level cache, as the first is full of
+ * what is being multiplied. */
+static void fetch(Tensor w, int64_t first, int64_t end) {
+    enum { LINE = 64, SECOND_LEVEL = 2 };
+    for (const char *at = (const char *)w.data + first; at < (const char *)w.data + end; at += LINE)
+        __builtin_prefetch(at, 0, SECOND_LEVEL);
 }
 
 static Numbers weights_from(Tensor w, int64_t first) {
@@ -109,14 +110,15 @@ static void store_dots(const LinearArgs *a, const float *bias, const F4 *dots_of
 static void linear_tile(const LinearArgs *a, const float *bias, int64_t first_row, int64_t first_output) {
     int64_t width = a->x.dim[1], end_row = least(first_row + TILE_ROWS, a->x.dim[0]);
     int64_t end_output = least(first_output + TILE_OUTPUTS, a->w.dim[0]);
-    int64_t parts = cut(end_row - first_row, DOT_ROWS), ahead = (first_output + TILE_OUTPUTS) * width;
-    int64_t wanted = cut(width * DOT_OUTPUTS, parts);
+    int64_t parts = cut(end_row - first_row, DOT_ROWS), row_bytes = width * (int64_t)dtype_bytes(a->w.dtype);
+    int64_t ahead = (first_output + TILE_OUTPUTS) * row_bytes, share = cut(DOT_OUTPUTS * row_bytes, parts);
+    int64_t end_ahead = least(ahead + TILE_OUTPUTS * row_bytes, a->w.dim[0] * row_bytes);
     for (int64_t t = first_row, rows; t < end_row; t += rows) {
         rows = cut(end_row - t, parts--);
-        for (int64_t o = first_output; o < end_output; o += DOT_OUTPUTS, ahead += wanted) {
+        for (int64_t o = first_output; o < end_output; o += DOT_OUTPUTS, ahead += share) {
             F4 y[DOT_ROWS];
             int64_t outputs = least(DOT_OUTPUTS, end_output - o);
-            fetch(a->w, ahead, wanted);
+            fetch(a->w, ahead, least(ahead + share, end_ahead));
             dots_of_outputs(y, (const float *)a->x.data + t * width, rows, a->w, o, outputs);
             store_dots(a, bias, y, rows, t, outputs, o);
         }
@@ -146,7 +148,9 @@ static void back_strip(const LinearBackArgs *a, int64_t rows, int64_t first_row,
     float *dx = (float *)a->dx.data + first_row * width + column;
     Into into = k || a->accumulate ? ADD : REPLACE;
     Rows w = {weights_from(a->w, k * width + column), width};
-    for (int64_t o = k + TILE_DEPTH; o < k + 2 * TILE_DEPTH; o++) fetch(a->w, o * width + column, columns);
+    int64_t size = (int64_t)dtype_bytes(a->w.dtype), end = least(k + 2 * TILE_DEPTH, outputs);
+    for (int64_t o = k + TILE_DEPTH; o < end; o++)
+        fetch(a->w, (o * width + column) * size, (o * width + column + columns) * size);
     matmul_weights(dx, width, (Factor){dy, outputs, 1}, w, rows, columns, depth, into);
 }
 
