@@ -32,7 +32,7 @@ def options():
     a.add_argument("--repeats", type=int, default=5)
     a.add_argument("--threads", type=int, default=os.cpu_count())
     a.add_argument("--quick", action="store_true", help="few tokens and one repeat: do the scripts work?")
-    a.add_argument("--curves", action="store_true", help="time against users and rows, too")
+    a.add_argument("--curves", action="store_true", help="time against users, rows, a document's length")
     a.add_argument("--out")
     args = a.parse_args()
     args.drive = os.path.join(args.build, "bench/peers_drive")
@@ -53,7 +53,7 @@ transformers.utils.logging.disable_progress_bar()
 
 torch.set_num_threads(args.threads)
 make = jobs.Maker(args)
-results = []
+results, about = [], {}
 
 
 class Ours:
@@ -62,7 +62,7 @@ class Ours:
     def __init__(self, mode, job):
         pipe = subprocess.PIPE
         self.process = subprocess.Popen([args.drive, mode, job], stdin=pipe, stdout=pipe, text=True)
-        self.machine = self.read()["machine"]
+        about["engine"] = self.read()["machine"]
 
     def read(self):
         line = self.process.stdout.readline()
@@ -70,8 +70,8 @@ class Ours:
             raise SystemExit(f"{args.drive} ended with {self.process.wait()}")
         return json.loads(line)
 
-    def repeat(self):
-        self.process.stdin.write("\n")
+    def repeat(self, users=""):
+        self.process.stdin.write(f"{users}\n")
         self.process.stdin.flush()
         return self.read()
 
@@ -80,6 +80,16 @@ class Ours:
         peak = self.read()["peak_kib"]
         self.process.wait()
         return peak
+
+
+class Some:
+    """Some of a job's users."""
+
+    def __init__(self, ours, users):
+        self.ours, self.users = ours, users
+
+    def repeat(self):
+        return self.ours.repeat(self.users)
 
 
 def say(*words):
@@ -122,21 +132,21 @@ def per_second(turns, key):
     return {side: [t[side][key] / t[side]["seconds"] for t in turns] for side in turns[0]}
 
 
-def fastest(candidates, key="seconds"):
-    """Of some ways to do the peer's work the fastest, each tried twice where that is short: way, {way: s}."""
-    times = {}
-    if args.quick:
-        return next(iter(candidates)), times
-    for way, make_it in candidates.items():
+def fastest(candidates):
+    """Of some ways to do the peer's work the one with the fastest turn of two (in the first a compiler may
+    work): itself, its name, {name: s}."""
+    times, best = {}, None
+    for way, make_it in list(candidates.items())[: 1 if args.quick else None]:
         it = make_it()
-        times[way] = it.repeat()[key]
-        if times[way] < PATIENCE / 6:
-            times[way] = min(times[way], it.repeat()[key])
+        for _ in range(1 if args.quick else 2):
+            last = it.repeat()["seconds"]
+            times[way] = min(times.get(way, last), last)
+        if times[way] == min(times.values()):
+            best = it, way
         del it
         gc.collect()
-    best = min(times, key=times.get)
     say(f"    the peer's ways, seconds: {', '.join(f'{w}: {t:.3g}' for w, t in times.items())}")
-    return best, times
+    return *best, times
 
 
 # ---- training ----
@@ -149,18 +159,29 @@ def same_step(a, b):
     return words, loss < 1e-3 and norm < 1e-2
 
 
-def train(name, conversations, rows, bar, batches=(16, 8, 4)):
+def ways_to_train(job, model):
+    """How many conversations at once, and compiled or not; compiling takes a minute and is tried for one."""
+    tried = (16, False), (8, False), (4, False), (8, True)
+    return {f"batch {b}{', compiled' * c}": lambda b=b, c=c: with_torch.Training(job, b, model, c)
+            for b, c in tried}
+
+
+def train(name, conversations, rows, bar, way=None, turns=args.repeats, **more):
     path = make.train(name.replace(" ", "-"), conversations, rows)
     job, model = json.load(open(path)), with_torch.load(args.model)
-    batch, ways = fastest({f"batch {b}": lambda b=b: with_torch.Training(job, b, model) for b in batches})
-    peer = with_torch.Training(job, int(batch.split()[1]), model)
+    ways = ways_to_train(job, model)
+    if way:
+        peer, times = ways[way](), {}
+    else:
+        peer, way, times = fastest(ways)
+        peer.again()
     sides = {"cartridge": Ours("train", path), "transformers": peer}
     words, holds = same_step(*in_turns(sides, 1)[0].values())
-    turns = in_turns(sides, args.repeats)
+    turns = in_turns(sides, turns)
     longest, tokens = max(len(c["token"]) for c in conversations), sum(len(c["token"]) for c in conversations)
     record(name, "tokens/s", per_second(turns, "rows"), words, holds, {"transformers": bar}, rows=rows,
-           tokens=tokens, longest=longest, padding=1 - tokens / longest / len(conversations), peer_ways=ways,
-           peer_way=batch)
+           tokens=tokens, longest=longest, padding=1 - tokens / longest / len(conversations), peer_ways=times,
+           peer_way=way, **more)
     sides["cartridge"].close()
 
 
@@ -220,19 +241,24 @@ def same_tokens(a, b, least=0.8):
     return words, sum(same) >= least * tokens
 
 
-def decode_job(users, document=None, cartridge=None, new=None):
-    kind = f"document{document}" if document else f"cartridge{cartridge}"
+def decode_job(users, document=None, cartridge=None, new=None, private=False):
+    kind = f"{'private' * private}document{document}" if document else f"cartridge{cartridge}"
     new = new or (8 if args.quick else 64 if users == 1 else 32)
-    return make.decode(f"decode-{users}-{kind}", users, new, document, cartridge)
+    return make.decode(f"decode-{users}-{kind}", users, new, document, cartridge, private)
 
 
-def decode(name, users, bar, document=None, cartridge=None):
-    path, model = decode_job(users, document, cartridge), with_torch.load(args.model)
-    job = json.load(open(path))
+def ways_to_decode(job, model, compiled):
     ways = {"growing cache": lambda: with_torch.Decoding(job, False, model),
             "fixed cache": lambda: with_torch.Decoding(job, True, model)}
-    way, times = fastest(ways)
-    sides = {"cartridge": Ours("decode", path), "transformers": ways[way]()}
+    if compiled:
+        ways["fixed cache, compiled"] = lambda: with_torch.Decoding(job, True, model, True)
+    return ways
+
+
+def decode(name, users, bar, document=None, cartridge=None, compiled=False):
+    path, model = decode_job(users, document, cartridge), with_torch.load(args.model)
+    peer, way, times = fastest(ways_to_decode(json.load(open(path)), model, compiled))
+    sides = {"cartridge": Ours("decode", path), "transformers": peer}
     first = in_turns(sides, 1)[0]
     words, holds = same_tokens(first["cartridge"]["said"], first["transformers"]["said"])
     turns = in_turns(sides, args.repeats)
@@ -242,7 +268,7 @@ def decode(name, users, bar, document=None, cartridge=None):
 
 
 def decode_one():
-    decode("decoding, 1 user, document of 1,024", 1, 2.0, document=1024)
+    decode("decoding, 1 user, document of 1,024", 1, 2.0, document=1024, compiled=True)
 
 
 def decode_llama():
@@ -290,8 +316,8 @@ def study():
         json.dump(job, open(path, "w"))
     ways = {"growing cache": lambda: with_torch.Studying(job, False, model),
             "fixed cache": lambda: with_torch.Studying(job, True, model)}
-    way, times = fastest(ways)
-    sides = {"cartridge": Ours("study", path), "transformers": ways[way]()}
+    peer, way, times = fastest(ways)
+    sides = {"cartridge": Ours("study", path), "transformers": peer}
     first = in_turns(sides, 1)[0]
     a, b = first.values()
     words, holds = same_tokens(a["questions"] + a["answers"], b["questions"] + b["answers"])
@@ -305,22 +331,48 @@ def study():
 # ---- curves ----
 
 
+def points(curve, sides, users, **at):
+    """A point for each number of users; `at`: where it is on the curve, if that is not all."""
+    for n in users:
+        some = {side: Some(it, n) for side, it in sides.items()}
+        turns = in_turns(some, min(3, args.repeats))
+        held = {side: {key: turns[0][side][key] for key in ("prefix_mib", "own_mib")} for side in some}
+        name = ", ".join(f"{value} {what}" for what, value in {**at, "users": n}.items())
+        record(f"curve of {curve}: {name}", "tokens/s", per_second(turns, "tokens"), "all are ours", True,
+               curve=curve, users=n, held=held, **at)
+
+
 def curve_users():
+    users = (1, 4) if args.quick else (1, 2, 4, 8, 16, 32, 64)
+    new, most = 8 if args.quick else 32, users[-1]
+    jobs_of = {"cartridge of 128": decode_job(most, cartridge=128, new=new),
+               "one document of 1,024": decode_job(most, document=1024, new=new),
+               "a document of 1,024 each": decode_job(most, document=1024, new=new, private=True)}
+    sides = {side: Ours("decode", job) for side, job in jobs_of.items()}
+    in_turns(sides, 1)
+    points("users", sides, users)
+    for side in sides.values():
+        side.close()
+
+
+def curve_length():
+    """How long a document must be; the words do not matter, so the text is repeated until it is as long."""
+    users = (1, 2) if args.quick else (1, 16)
     new = 8 if args.quick else 32
-    for users in (1, 4) if args.quick else (1, 2, 4, 8, 16, 32, 64):
-        sides = {"cartridge of 128": Ours("decode", decode_job(users, cartridge=128, new=new)),
-                 "document of 1,024": Ours("decode", decode_job(users, document=1024, new=new))}
+    cartridge = Ours("decode", decode_job(users[-1], cartridge=128, new=new))
+    for rows in (512, 1024) if args.quick else (512, 1024, 2048, 4096, 8000):
+        document = Ours("decode", decode_job(users[-1], document=rows, new=new))
+        sides = {"cartridge of 128": cartridge, "one document": document}
         in_turns(sides, 1)
-        turns = in_turns(sides, min(3, args.repeats))
-        record(f"curve: {users} users", "tokens/s", per_second(turns, "tokens"), "both are ours", True,
-               users=users)
-        for side in sides.values():
-            side.close()
+        points("length", sides, users, rows=rows)
+        document.close()
+    cartridge.close()
 
 
 def curve_rows():
     for rows in (32, 64) if args.quick else (32, 64, 128, 256, 512, 1024):
-        train(f"curve: training, {rows} rows", make.real(), rows, None, batches=(16,))
+        train(f"curve of rows: training, {rows}", make.real()[: 4 if args.quick else 8], rows, None,
+              way="batch 8", turns=min(3, args.repeats), curve="rows")
 
 
 def git(*words):
@@ -343,12 +395,12 @@ def machine():
 
 COMPARISONS = [train_padded, decode_one, decode_llama, decode_cartridge, decode_ours, decode_shared,
                train_equal, study, memory, train_recipe]
-CURVES = [curve_users, curve_rows]
+CURVES = [curve_users, curve_length, curve_rows]
 
 
 def main():
     chosen = args.only.split(",") if args.only else [c.__name__ for c in COMPARISONS + CURVES * args.curves]
-    about = machine()
+    about.update(machine())
     say(json.dumps(about))
     for c in COMPARISONS + CURVES:
         if c.__name__ not in chosen:

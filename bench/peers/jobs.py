@@ -40,9 +40,11 @@ class Maker:
         return path
 
     def document(self, rows):
-        ids = self.ids(SYSTEM + self.text)
-        if len(ids) < rows:
-            raise SystemExit(f"{self.args.text} has {len(ids)} tokens, wanted {rows}")
+        """The text from its start; again, and again, each time as another part, where it is too short."""
+        text, part = SYSTEM + self.text, 1
+        while len(ids := self.ids(text)) < rows:
+            part += 1
+            text += f"\n\nPart {part}\n\n{self.text}"
         return ids[:rows]
 
     def cartridge(self, rows):
@@ -96,9 +98,10 @@ class Maker:
         asked = [f"{words[i // 16 % 4]} is told of the {things[i % 16]} in the text above?" for i in range(n)]
         return [self.ids(f"<|im_start|>user\n{q}{END}<|im_start|>assistant\n") for q in asked]
 
-    def decode(self, name, users, new, document=None, cartridge=None):
+    def decode(self, name, users, new, document=None, cartridge=None, private=False):
         if document:
-            return self.job(name, prompts=self.questions(users), new=new, document=self.document(document))
+            return self.job(name, prompts=self.questions(users), new=new, document=self.document(document),
+                            private=private)
         return self.job(name, prompts=self.questions(users), new=new, cartridge=self.cartridge(cartridge))
 
     def self_study(self, name, chunk_rows):

@@ -1,11 +1,14 @@
 """with_llama.py -- llama.cpp as a peer: the model's folder as a GGUF file with the same weights, decoding.
 
-The wheel is xllamacpp's: llama.cpp compiled for AVX2 and FMA, no more. llama.cpp rounds activations to bf16
-before it multiplies them with bf16 weights; f32 compute on bf16 weights it does not have. Keys and values are
-f16, its default. The time is the one that its server reports for the tokens after the first.
+llama-cpp-python's library, compiled on this very machine (setup.sh), called below its Python layer: nothing
+is timed but llama_decode and an argmax. llama.cpp rounds activations to bf16 before it multiplies them with
+bf16 weights; f32 compute on bf16 weights it does not have. Keys and values are f16, its default.
 """
 import json
 import os
+import time
+
+import numpy
 
 
 def vocabulary(w, folder, size):
@@ -79,28 +82,50 @@ def write_gguf(folder, path):
 
 
 class Decoding:
-    """One user behind a document, greedy, by the server inside the wheel."""
+    """One user behind a document, greedy. Only what follows the document is computed again for each turn."""
 
     def __init__(self, job, path, threads):
-        import xllamacpp
+        import llama_cpp
 
         if not os.path.exists(path):
             write_gguf(job["model"], path)
-        p = xllamacpp.CommonParams()
-        p.model.path = path
-        p.n_ctx, p.n_parallel, p.verbosity, p.warmup = 2048, 1, 0, True
-        p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
-        self.server, self.new = xllamacpp.Server(p), job["new"]
-        self.prompt = job["document"] + job["prompts"][0]
-        self.version = f"{xllamacpp.__version__} {xllamacpp.BUILD_INFO}"
-        self.system, self.said = xllamacpp.get_system_info().strip(), None
+        self.lib, self.new = llama_cpp, job["new"]
+        self.document, self.prompt = job["document"], job["prompts"][0]
+        self.version = f"llama-cpp-python {llama_cpp.__version__}"
+        self.system = llama_cpp.llama_print_system_info().decode().strip()
+        self.open(path, threads)
+        self.read(self.document)
+
+    def open(self, path, threads):
+        lib = self.lib
+        self.quiet = lib.llama_log_callback(lambda level, text, user: None)
+        lib.llama_log_set(self.quiet, None)
+        lib.llama_backend_init()
+        model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
+        p = lib.llama_context_default_params()
+        p.n_ctx, p.n_threads, p.n_threads_batch = 2048, threads, threads
+        self.context = lib.llama_init_from_model(model, p)
+        self.vocabulary = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
+
+    def read(self, ids):
+        """Appends ids to what the context holds, a batch of the library's size at a time."""
+        lib, most = self.lib, self.lib.llama_n_batch(self.context)
+        for i in range(0, len(ids), most):
+            part = ids[i : i + most]
+            kept = (lib.llama_token * len(part))(*part) # the batch points to it, and does not keep it
+            failed = lib.llama_decode(self.context, lib.llama_batch_get_one(kept, len(part)))
+            if failed:
+                raise RuntimeError(f"llama_decode of {len(part)} tokens says {failed}")
+
+    def best(self):
+        logits = self.lib.llama_get_logits_ith(self.context, -1)
+        return int(numpy.ctypeslib.as_array(logits, (self.vocabulary,)).argmax())
 
     def repeat(self):
-        """Ids come only with log-probabilities, which cost time: the first call, untimed, asks for them."""
-        out = self.server.handle_completions({
-            "prompt": self.prompt, "max_tokens": self.new, "temperature": 0, "top_k": 1, "ignore_eos": True,
-            "cache_prompt": True, **({} if self.said else {"logprobs": 1})})
-        if not self.said:
-            self.said = [t["id"] for t in out["choices"][0]["logprobs"]["content"]]
-        t = out["timings"] # the clock starts at the first token
-        return {"seconds": t["predicted_ms"] / 1e3, "tokens": t["predicted_n"] - 1, "said": [self.said]}
+        self.lib.llama_memory_seq_rm(self.lib.llama_get_memory(self.context), 0, len(self.document), -1)
+        self.read(self.prompt)
+        said, start = [self.best()], time.perf_counter()
+        while len(said) < self.new:
+            self.read(said[-1:])
+            said.append(self.best())
+        return {"seconds": time.perf_counter() - start, "tokens": self.new - 1, "said": [said]}

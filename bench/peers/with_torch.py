@@ -69,22 +69,30 @@ class Targets:
 
 
 class Training:
-    """A step over all conversations of a job, `batch` at a time."""
+    """A step over all conversations of a job, `batch` at a time; the model's part of it compiled, or not."""
 
-    def __init__(self, job, batch, model=None):
+    def __init__(self, job, batch, model=None, compiled=False):
         self.model = model or load(job["model"])
-        rows = file_rows(job["cartridge"])
-        self.sink, self.learned = rows[:, :, :1], torch.nn.Parameter(rows[:, :, 1:].clone())
-        self.adam = torch.optim.Adam([self.learned], lr=job["lr"], betas=BETAS, eps=EPS)
+        self.rows, self.lr = file_rows(job["cartridge"]), job["lr"]
+        self.sink, self.learned = self.rows[:, :, :1], torch.nn.Parameter(self.rows[:, :, 1:].clone())
+        self.again()
         all_of = job["conversations"]
         self.parts = [all_of[i : i + batch] for i in range(0, len(all_of), batch)]
         self.parts = [(padded([c["token"] for c in part]), Targets(part)) for part in self.parts]
         self.supervised = sum(len(c["at"]) for c in all_of)
         self.tokens = sum(len(c["token"]) for c in all_of)
+        self.forward = torch.compile(self.hidden, dynamic=False) if compiled else self.hidden
+
+    def again(self):
+        """Back to before the first step."""
+        self.learned.data.copy_(self.rows[:, :, 1:])
+        self.adam = torch.optim.Adam([self.learned], lr=self.lr, betas=BETAS, eps=EPS)
+
+    def hidden(self, ids, rows):
+        return self.model.model(ids, past_key_values=cache_of(rows, len(ids))).last_hidden_state
 
     def part(self, ids, targets):
-        rows = torch.cat([self.sink, self.learned], 2)
-        hidden = self.model.model(ids, past_key_values=cache_of(rows, len(ids))).last_hidden_state
+        hidden = self.forward(ids, torch.cat([self.sink, self.learned], 2))
         return targets.loss(self.model.lm_head(hidden[targets.row, targets.column])) / self.supervised
 
     def repeat(self):
@@ -156,11 +164,24 @@ def chunk_rows(model, ids):
     return rows_of(model.model(torch.tensor([ids]), use_cache=True).past_key_values)
 
 
-class Talk:
-    """Users in one batch behind one prefix, prompts padded at the left; greedy."""
+def logits_of(model):
+    """The logits of the last row of each user."""
 
-    def __init__(self, model, rows, users, room, static):
-        self.model, self.start, self.static = model, rows.shape[2], static
+    def forward(ids, mask, position, cache):
+        out = model.model(ids, attention_mask=mask, position_ids=position, past_key_values=cache,
+                          use_cache=True)
+        return model.lm_head(out.last_hidden_state[:, -1])
+
+    return forward
+
+
+class Talk:
+    """Users in one batch behind one prefix, prompts padded at the left; greedy. `step` takes a token of each
+    and may have been compiled. A fixed cache has its mask from the start, as large as itself."""
+
+    def __init__(self, model, rows, users, room, static, step=None):
+        self.start, self.static, self.room = rows.shape[2], static, room
+        self.first, self.next = logits_of(model), step or logits_of(model)
         self.cache = cache_of(rows, users)
         if static:
             fixed = StaticCache(config=model.config, max_cache_len=self.start + room)
@@ -173,30 +194,50 @@ class Talk:
         pad = torch.tensor([longest - len(ids) for ids in lists])
         ids = torch.tensor([[0] * (longest - len(ids)) + ids for ids in lists])
         own = torch.arange(longest)[None] >= pad[:, None]
-        self.mask = torch.cat([torch.ones(len(lists), self.start, dtype=torch.bool), own], 1)
+        rows = self.start + (self.room if self.static else longest)
+        self.mask = torch.ones(len(lists), rows, dtype=torch.bool)
+        self.mask[:, self.start : self.start + longest] = own
         self.plain = not pad.any() # nothing is padded: no mask is needed
         self.position = self.start + (torch.arange(longest)[None] - pad[:, None]).clamp(min=0)
-        return self.step(ids)
+        return self.step(ids, self.first)
 
-    def step(self, ids):
+    def step(self, ids, forward=None):
         mask = None if self.plain else self.mask
-        out = self.model.model(ids, attention_mask=mask, position_ids=self.position,
-                               past_key_values=self.cache, use_cache=True)
-        self.mask = torch.cat([self.mask, torch.ones(len(ids), 1, dtype=torch.bool)], 1)
+        logits = (forward or self.next)(ids, mask, self.position, self.cache)
+        if not self.static:
+            self.mask = torch.cat([self.mask, torch.ones(len(ids), 1, dtype=torch.bool)], 1)
         self.position = self.position[:, -1:] + 1
-        return self.model.lm_head(out.last_hidden_state[:, -1])
+        return logits
+
+    def rewind(self):
+        """A fixed cache back to its prefix; what stands behind is written over before it is seen."""
+        for layer in self.cache.layers:
+            layer.cumulative_length.fill_(self.start)
 
 
 class Decoding:
-    def __init__(self, job, static, model=None):
+    """Compiled with the weights as constants; the library takes the cache for one, too: there is only one."""
+
+    def __init__(self, job, static, model=None, compiled=False):
         self.model, self.job, self.static = model or load(job["model"]), job, static
         filed = job.get("cartridge")
         self.rows = file_rows(filed) if filed else chunk_rows(self.model, job["document"])
+        self.talk, self.next = None, logits_of(self.model)
+        if compiled:
+            self.next = torch.compile(self.next, dynamic=False, options={"freezing": True})
+
+    def begin(self):
+        prompts = self.job["prompts"]
+        if self.talk and self.static:
+            self.talk.rewind()
+        else:
+            room = max(map(len, prompts)) + self.job["new"]
+            self.talk = Talk(self.model, self.rows, len(prompts), room, self.static, self.next)
+        return self.talk
 
     @torch.no_grad()
     def repeat(self):
-        prompts, new = self.job["prompts"], self.job["new"]
-        talk = Talk(self.model, self.rows, len(prompts), max(map(len, prompts)) + new, self.static)
+        prompts, new, talk = self.job["prompts"], self.job["new"], self.begin()
         said = [talk.prompt(prompts).argmax(1)]
         start = time.perf_counter()
         for _ in range(new - 1):
