@@ -19,44 +19,107 @@ def verdict(ratios, bar):
     return f"{bar:g}: met" if middle >= bar else f"{bar:g}: missed by {100 * (1 - middle / bar):.0f}%"
 
 
+def row(*cells):
+    print(f"| {' | '.join(map(str, cells))} |")
+
+
+def head(*cells):
+    print()
+    row(*cells)
+    print("|---" * len(cells) + "|")
+
+
 def speeds(results):
-    print("| what | ours | peer | ratio | at least | same results |\n|---|---|---|---|---|---|")
+    head("what", "ours", "peer", "ratio", "at least", "same results")
     for r in results:
         ours = next(iter(r["speeds"]))
         for peer, ratios in r["ratios"].items():
             way = f" ({r['peer_way']})" if "peer_way" in r else ""
             same = r["agreement"] if r["agrees"] else "NO: " + r["agreement"]
-            print(f"| {r['name']}, {r['unit']}; n = {len(ratios)} | {spread(r['speeds'][ours])} "
-                  f"| {peer}{way}: {spread(r['speeds'][peer])} | {spread(ratios)} "
-                  f"| {verdict(ratios, r['bars'].get(peer))} | {same} |")
+            row(f"{r['name']}, {r['unit']}; n = {len(ratios)}", spread(r["speeds"][ours]),
+                f"{peer}{way}: {spread(r['speeds'][peer])}", spread(ratios),
+                verdict(ratios, r["bars"].get(peer)), same)
+
+
+def ways(results):
+    head("what", "the peer's ways, seconds")
+    for r in results:
+        if r.get("peer_ways"):
+            row(r["name"], ", ".join(f"{way}: {number(t)}" for way, t in r["peer_ways"].items()))
 
 
 def memory(results):
-    print("\n| most memory, MiB | ours | peer | ours / peer |\n|---|---|---|---|")
+    head("most memory, MiB", "ours", "peer", "ours / peer")
     for r in results:
         for peer, m in r["peers"].items():
-            print(f"| {r['name']} | {number(r['cartridge'])} | {peer}: {number(m['peak'])} "
-                  f"({number(m['loaded'])} once the model is loaded) | {r['cartridge'] / m['peak']:.2f} |")
+            row(r["name"], number(r["cartridge"]),
+                f"{peer}: {number(m['peak'])} ({number(m['loaded'])} once the model is loaded)",
+                f"{r['cartridge'] / m['peak']:.2f}")
 
 
-def curves(results):
-    print("\n| curve | first | second | ratio |\n|---|---|---|---|")
+def held(r):
+    return ", ".join(number(h["prefix_mib"]) for h in r["held"].values())
+
+
+def curve_of_users(results):
+    first, *others = results[0]["speeds"]
+    head("users", f"{first}, tokens/s", *(cell for o in others for cell in (o, "ratio")), "prefixes, MiB",
+         "users' own, MiB")
     for r in results:
-        (a, u), (b, v) = list(r["speeds"].items())[:2]
-        ratio = spread(r["ratios"][b])
-        print(f"| {r['name'][7:]}, {r['unit']} | {a}: {spread(u)} | {b}: {spread(v)} | {ratio} |")
+        own = next(iter(r["held"].values()))["own_mib"]
+        row(r["users"], spread(r["speeds"][first]),
+            *(cell for o in others for cell in (spread(r["speeds"][o]), spread(r["ratios"][o]))), held(r),
+            number(own))
+
+
+def reaches(points, wanted):
+    """Where a line through the medians first reaches it; None: nowhere."""
+    for (x, y), (to_x, to_y) in zip(points, points[1:]):
+        if y < wanted <= to_y:
+            return x + (to_x - x) * (wanted - y) / (to_y - y)
+    return None
+
+
+def curve_of_length(results, wanted=1.5):
+    first, other = results[0]["speeds"]
+    head("users", "rows of the document", f"{first}, tokens/s", other, "ratio", "prefixes, MiB")
+    for r in sorted(results, key=lambda r: (r["users"], r["rows"])):
+        row(r["users"], f"{r['rows']:,}", spread(r["speeds"][first]), spread(r["speeds"][other]),
+            spread(r["ratios"][other]), held(r))
+    print()
+    for users in sorted({r["users"] for r in results}):
+        points = [(r["rows"], statistics.median(r["ratios"][other])) for r in results if r["users"] == users]
+        at = reaches(points, wanted)
+        where = f"at about {at:,.0f} rows" if at else "nowhere between two of these points"
+        print(f"users: {users}; the ratio passes {wanted} {where}.")
+
+
+def curve_of_rows(results):
+    first, other = results[0]["speeds"]
+    head("rows", f"{first}, tokens/s", other, "ratio", "same results")
+    for r in results:
+        row(f"{r['rows']:,}", spread(r["speeds"][first]), spread(r["speeds"][other]),
+            spread(r["ratios"][other]), r["agreement"] if r["agrees"] else "NO: " + r["agreement"])
+
+
+CURVES = {"users": curve_of_users, "length": curve_of_length, "rows": curve_of_rows}
 
 
 def main(paths):
     for path in paths:
         run = json.load(open(path))
-        print(f"{path}: {json.dumps(run['machine'])}\n")
+        print(f"{path}: {json.dumps(run['machine'])}")
         results = run["results"]
-        drawn = [r for r in results if r["name"].startswith("curve: ")]
-        speeds([r for r in results if "speeds" in r and r not in drawn])
-        memory([r for r in results if "peers" in r])
-        if drawn:
-            curves(drawn)
+        compared = [r for r in results if "speeds" in r and "curve" not in r]
+        if compared:
+            speeds(compared)
+            ways(compared)
+        if any("peers" in r for r in results):
+            memory([r for r in results if "peers" in r])
+        for name, show in CURVES.items():
+            points = [r for r in results if r.get("curve") == name]
+            if points:
+                show(points)
 
 
 if __name__ == "__main__":
