@@ -243,46 +243,40 @@ static void test_a_copy_is_its_own(void **state) {
 
 /* ---- what does not fit ---- */
 
+/* The file for this model, tokenizer and template: the first difference is in the message. */
+static void refuse_file(const Shelf *s, const Model *m, const char *tokenizer, const char *template,
+                        const char *says) {
+    Cartridge *c;
+    assert_fails(ST_MISMATCH, cartridge_open(&c, s->path, m, tokenizer, template, s->pool, NULL));
+    assert_null(c);
+    assert_says(says);
+    assert_says(s->path);
+}
+
 static void test_the_first_difference_is_named(void **state) {
     (void)state;
     Shelf s;
     open_shelf(&s, TINY_LLAMA);
     assert_ok(cartridge_save(s.c, NULL, s.path));
-    Model other = *s.model;
-    Cartridge *c;
-    struct {
-        int32_t *field;
-        const char *says;
-    } sizes[] = {
-        {&other.cfg.layers, "layers"}, {&other.cfg.kv_heads, "kv_heads"}, {&other.cfg.head_dim, "head_dim"}};
-    for (int i = 0; i < 3; i++) {
-        *sizes[i].field += 1;
-        assert_fails(ST_MISMATCH, cartridge_open(&c, s.path, &other, NULL, NULL, s.pool, NULL));
-        assert_says(sizes[i].says);
-        assert_says(s.path);
-        *sizes[i].field -= 1;
+    Model other[6] = {*s.model, *s.model, *s.model, *s.model, *s.model, *s.model};
+    other[0].cfg.layers++;
+    other[1].cfg.kv_heads++;
+    other[2].cfg.head_dim++;
+    other[3].cfg.rope_theta = 10000.5;
+    other[4].cfg.rope_factor = 8;
+    other[5].fingerprint[0] ^= 1;
+    static const char *const says[6] = {"layers",     "kv_heads",    "head_dim",
+                                        "rope_theta", "rope_factor", "model is"};
+    for (int i = 0; i < 6; i++) {
+        refuse_file(&s, &other[i], NULL, NULL, says[i]);
+        if (i == 3) assert_says("10000.5");
     }
-    other.cfg.rope_theta = 10000.5;
-    assert_fails(ST_MISMATCH, cartridge_open(&c, s.path, &other, NULL, NULL, s.pool, NULL));
-    assert_says("rope_theta");
-    assert_says("10000.5");
-    other.cfg.rope_theta = s.model->cfg.rope_theta;
-    other.cfg.rope_factor = 8;
-    assert_fails(ST_MISMATCH, cartridge_open(&c, s.path, &other, NULL, NULL, s.pool, NULL));
-    assert_says("rope_factor");
-    other.cfg.rope_factor = 0;
-    other.fingerprint[0] ^= 1;
-    assert_fails(ST_MISMATCH, cartridge_open(&c, s.path, &other, NULL, NULL, s.pool, NULL));
-    assert_says("model is");
-    assert_fails(ST_MISMATCH, cartridge_open(&c, s.path, s.model, "another", NULL, s.pool, NULL));
-    assert_says("tokenizer");
+    refuse_file(&s, s.model, "another", NULL, "tokenizer");
     assert_says("another");
-    assert_fails(ST_MISMATCH, cartridge_open(&c, s.path, s.model, NULL, "llama3", s.pool, NULL));
-    assert_says("template");
+    refuse_file(&s, s.model, NULL, "llama3", "template");
     assert_says("chatml");
-    assert_null(c);
-    assert_ok(cartridge_open(&c, s.path, s.model, NULL, NULL, s.pool,
-                             NULL)); /* what the caller does not state is not checked */
+    Cartridge *c; /* what the caller does not state is not checked */
+    assert_ok(cartridge_open(&c, s.path, s.model, NULL, NULL, s.pool, NULL));
     cartridge_close(c);
     close_shelf(&s);
 }
@@ -322,30 +316,32 @@ static char *metadata_with(const Shelf *s, const char *from, const char *to) {
     return text;
 }
 
+/* What becomes of a piece of the metadata, and what is said then. */
+static const struct {
+    const char *from, *to;
+    Status st;
+    const char *says;
+} forged[] = {
+    {"\"version\":1", "\"version\":2", ST_UNSUPPORTED, "2"},
+    {"\"version\":1,", "", ST_FORMAT, "version"},
+    {"\"rows\":70", "\"rows\":0", ST_FORMAT, "0 rows"},
+    {"\"rows\":70", "\"rows\":71", ST_FORMAT, "layer.0.key"},
+    {"\"rows\":70", "\"rows\":1.5", ST_FORMAT, "rows"},
+    {"\"rows\":70", "\"rows\":-1", ST_FORMAT, "rows"},
+    {"\"rows\":70", "\"rows\":\"70\"", ST_FORMAT, "rows"},
+    {"\"frozen\":1", "\"frozen\":71", ST_FORMAT, "71 frozen"},
+    {"\"pos_first\":3,\"pos_end\":73", "\"pos_first\":2147483600,\"pos_end\":2147483647", ST_FORMAT,
+     "2147483600"},
+    {"\"pos_end\":73", "\"pos_end\":3", ST_FORMAT, "positions"},
+    {"\"seed\":\"18446744073709551615\"", "\"seed\":\"-1\"", ST_FORMAT, "seed"},
+    {"\"seed\":\"18446744073709551615\"", "\"seed\":\"99999999999999999999\"", ST_FORMAT, "seed"},
+    {"\"model\":\"", "\"model\":7,\"m\":\"", ST_FORMAT, "model"},
+    {"{", "", ST_FORMAT, ""},
+    {"{", "[{", ST_FORMAT, ""},
+};
+
 static void test_forged_metadata(void **state) {
     (void)state;
-    static const struct {
-        const char *from, *to;
-        Status st;
-        const char *says;
-    } forged[] = {
-        {"\"version\":1", "\"version\":2", ST_UNSUPPORTED, "2"},
-        {"\"version\":1,", "", ST_FORMAT, "version"},
-        {"\"rows\":70", "\"rows\":0", ST_FORMAT, "0 rows"},
-        {"\"rows\":70", "\"rows\":71", ST_FORMAT, "layer.0.key"},
-        {"\"rows\":70", "\"rows\":1.5", ST_FORMAT, "rows"},
-        {"\"rows\":70", "\"rows\":-1", ST_FORMAT, "rows"},
-        {"\"rows\":70", "\"rows\":\"70\"", ST_FORMAT, "rows"},
-        {"\"frozen\":1", "\"frozen\":71", ST_FORMAT, "71 frozen"},
-        {"\"pos_first\":3,\"pos_end\":73", "\"pos_first\":2147483600,\"pos_end\":2147483647", ST_FORMAT,
-         "2147483600"},
-        {"\"pos_end\":73", "\"pos_end\":3", ST_FORMAT, "positions"},
-        {"\"seed\":\"18446744073709551615\"", "\"seed\":\"-1\"", ST_FORMAT, "seed"},
-        {"\"seed\":\"18446744073709551615\"", "\"seed\":\"99999999999999999999\"", ST_FORMAT, "seed"},
-        {"\"model\":\"", "\"model\":7,\"m\":\"", ST_FORMAT, "model"},
-        {"{", "", ST_FORMAT, ""},
-        {"{", "[{", ST_FORMAT, ""},
-    };
     Shelf s;
     open_shelf(&s, TINY_LLAMA);
     for (size_t i = 0; i < sizeof forged / sizeof forged[0]; i++) {

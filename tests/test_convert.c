@@ -93,10 +93,8 @@ static void test_a_folder_gives_the_logits_of_peft(void **state) {
 
 /* What PEFT saved and what we save of it: the same table of numbers, whatever the type it is stored in. */
 static void test_the_table_is_peft_s(void **state) {
-    (void)state;
-    Desk d;
-    open_desk(&d, &ops_ref, DT_F64);
-    CartridgeData c = read_peft(&d, GOLDEN "/peft");
+    Desk *d = *state;
+    CartridgeData c = read_peft(d, GOLDEN "/peft");
     assert_ok(cartridge_peft_write(&c, scratch_path("out"), "base"));
     SafeFile *theirs, *ours;
     Tensor a, b;
@@ -109,11 +107,10 @@ static void test_the_table_is_peft_s(void **state) {
     for (int64_t i = 0; i < tensor_count(a); i++) assert_true(rig_get(a, i) == rig_get(b, i));
     safe_close(theirs);
     safe_close(ours);
-    CartridgeData again = read_peft(&d, scratch_path("out"));
+    CartridgeData again = read_peft(d, scratch_path("out"));
     same_rows(&c, &again);
     cartridge_data_close(&again);
     cartridge_data_close(&c);
-    close_desk(&d);
 }
 
 /* A trained cartridge with everything that can be said of it. */
@@ -138,11 +135,9 @@ static CartridgeData full_cartridge(Desk *d) {
 }
 
 static void test_out_and_in_again_is_the_same_file(void **state) {
-    (void)state;
-    Desk d;
+    Desk *d = *state;
     Rounding r;
-    open_desk(&d, &ops_ref, DT_F64);
-    CartridgeData c = full_cartridge(&d), again;
+    CartridgeData c = full_cartridge(d), again;
     assert_ok(cartridge_data_write(&c, scratch_path("c")));
     assert_ok(cartridge_peft_write(&c, scratch_path("out"), NULL));
     assert_ok(cartridge_peft_read(&again, scratch_path("out"), NULL, &r)); /* it says itself whose it is */
@@ -151,7 +146,6 @@ static void test_out_and_in_again_is_the_same_file(void **state) {
     scratch_same("c", "again");
     cartridge_data_close(&c);
     cartridge_data_close(&again);
-    close_desk(&d);
 }
 
 /* ---- folders that do not fit ---- */
@@ -180,70 +174,78 @@ static void refused_folder(Desk *d, const CartridgeInfo *of, Status st, const ch
     assert_null(c.rows.data);
 }
 
-static void test_folders_that_do_not_fit(void **state) {
-    (void)state;
-    static float number[10 * 256], nan_at_7[10 * 256];
-    static int32_t whole[10 * 256];
-    static const struct {
-        const char *from, *to;
-        Status st;
-        const char *says;
-    } wrong[] = {
-        {"CARTRIDGE", "LORA", ST_UNSUPPORTED, "LORA"},
-        {"\"peft_type\"", "\"type\"", ST_FORMAT, "peft_type"},
-        {"\"num_virtual_tokens\": 10", "\"num_virtual_tokens\": 11", ST_MISMATCH,
-         "[10,256], wanted [11,256]"},
-        {"\"num_virtual_tokens\": 10", "\"num_virtual_tokens\": 0", ST_FORMAT, "num_virtual_tokens"},
-        {"\"num_virtual_tokens\": 10", "\"num_virtual_tokens\": null", ST_FORMAT, "num_virtual_tokens"},
-        {"\"num_frozen_tokens\": 2", "\"num_frozen_tokens\": 11", ST_FORMAT, "num_frozen_tokens"},
-        {"\"num_layers\": 2", "\"num_layers\": 3", ST_MISMATCH, "num_layers 3, wanted 2"},
-        {"\"num_attention_heads\": 2", "\"num_attention_heads\": 1", ST_MISMATCH,
-         "num_attention_heads 1, wanted 2"},
-        {"\"token_dim\": 64", "\"token_dim\": 128", ST_MISMATCH, "token_dim 128, wanted 64"},
-        {"\"num_transformer_submodules\": 1", "\"num_transformer_submodules\": 2", ST_UNSUPPORTED, "decoder"},
-        {"{", "[{", ST_FORMAT, "JSON"},
-    };
-    Desk d;
-    open_desk(&d, &ops_ref, DT_F64);
-    Tensor table = tensor_of(number, DT_F32, 10, 256);
-    put_weights("prompt_embeddings", table);
-    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
-        put_config(wrong[i].from, wrong[i].to);
-        refused_folder(&d, NULL, wrong[i].st, wrong[i].says);
+/* What becomes of a word of the configuration, and what is said then. */
+static const struct {
+    const char *from, *to;
+    Status st;
+    const char *says;
+} configs[] = {
+    {"CARTRIDGE", "LORA", ST_UNSUPPORTED, "LORA"},
+    {"\"peft_type\"", "\"type\"", ST_FORMAT, "peft_type"},
+    {"\"num_virtual_tokens\": 10", "\"num_virtual_tokens\": 11", ST_MISMATCH, "[10,256], wanted [11,256]"},
+    {"\"num_virtual_tokens\": 10", "\"num_virtual_tokens\": 0", ST_FORMAT, "num_virtual_tokens"},
+    {"\"num_virtual_tokens\": 10", "\"num_virtual_tokens\": null", ST_FORMAT, "num_virtual_tokens"},
+    {"\"num_frozen_tokens\": 2", "\"num_frozen_tokens\": 11", ST_FORMAT, "num_frozen_tokens"},
+    {"\"num_layers\": 2", "\"num_layers\": 3", ST_MISMATCH, "num_layers 3, wanted 2"},
+    {"\"num_attention_heads\": 2", "\"num_attention_heads\": 1", ST_MISMATCH,
+     "num_attention_heads 1, wanted 2"},
+    {"\"token_dim\": 64", "\"token_dim\": 128", ST_MISMATCH, "token_dim 128, wanted 64"},
+    {"\"num_transformer_submodules\": 1", "\"num_transformer_submodules\": 2", ST_UNSUPPORTED, "decoder"},
+    {"{", "[{", ST_FORMAT, "JSON"},
+};
+
+enum { TABLE = 10 * 256 }; /* the golden folder's numbers */
+
+static void put_table(float *number) {
+    put_weights("prompt_embeddings", tensor_of(number, DT_F32, 10, 256));
+}
+
+static void test_configurations_that_do_not_fit(void **state) {
+    Desk *d = *state;
+    static float number[TABLE];
+    put_table(number);
+    for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
+        put_config(configs[i].from, configs[i].to);
+        refused_folder(d, NULL, configs[i].st, configs[i].says);
     }
     put_config("\"num_frozen_tokens\": 2,", ""); /* PEFT's default is 1 */
-    CartridgeData one = read_peft(&d, scratch_folder());
+    CartridgeData one = read_peft(d, scratch_folder());
     assert_int_equal(one.info.frozen, 1);
     cartridge_data_close(&one);
     put_config("{", "{");
-    CartridgeInfo other = d.of;
+    CartridgeInfo other = d->of;
     other.layers = 3;
-    refused_folder(&d, &other, ST_MISMATCH, "wanted 3");
-    put_weights("embeddings", table);
-    refused_folder(&d, NULL, ST_FORMAT, "prompt_embeddings");
-    put_weights("prompt_embeddings", tensor_of(whole, DT_I32, 10, 256));
-    refused_folder(&d, NULL, ST_FORMAT, "no table of numbers");
-    put_weights("prompt_embeddings", tensor_of(number, DT_F32, 10, 2, 128));
-    refused_folder(&d, NULL, ST_FORMAT, "no table of numbers");
-    put_weights("prompt_embeddings", tensor_of(number, DT_F32, 5, 256));
-    refused_folder(&d, NULL, ST_MISMATCH, "[5,256]");
-    nan_at_7[7] = NAN;
-    put_weights("prompt_embeddings", tensor_of(nan_at_7, DT_F32, 10, 256));
-    refused_folder(&d, NULL, ST_FORMAT, "nan");
-    nan_at_7[7] = 3.4e38f; /* no bf16 is near */
-    put_weights("prompt_embeddings", tensor_of(nan_at_7, DT_F32, 10, 256));
-    refused_folder(&d, NULL, ST_FORMAT, "3.4e+38");
+    refused_folder(d, &other, ST_MISMATCH, "wanted 3");
     CartridgeData c;
     Rounding r;
-    put_weights("prompt_embeddings", table);
     assert_fails(ST_ARG, cartridge_peft_read(&c, scratch_folder(), NULL, &r));
     assert_says("which model");
-    scratch_remove("adapter_model.safetensors");
-    refused_folder(&d, NULL, ST_NOTFOUND, "adapter_model.safetensors");
     assert_true(cartridge_peft_is(scratch_folder()));
     assert_false(cartridge_peft_is(scratch_path("adapter_config.json")));
     assert_false(cartridge_peft_is(GOLDEN "/llama"));
-    close_desk(&d);
+}
+
+static void test_tables_that_do_not_fit(void **state) {
+    Desk *d = *state;
+    static float number[TABLE];
+    static int32_t whole[TABLE];
+    put_config("{", "{");
+    put_weights("embeddings", tensor_of(number, DT_F32, 10, 256));
+    refused_folder(d, NULL, ST_FORMAT, "prompt_embeddings");
+    put_weights("prompt_embeddings", tensor_of(whole, DT_I32, 10, 256));
+    refused_folder(d, NULL, ST_FORMAT, "no table of numbers");
+    put_weights("prompt_embeddings", tensor_of(number, DT_F32, 10, 2, 128));
+    refused_folder(d, NULL, ST_FORMAT, "no table of numbers");
+    put_weights("prompt_embeddings", tensor_of(number, DT_F32, 5, 256));
+    refused_folder(d, NULL, ST_MISMATCH, "[5,256]");
+    number[7] = NAN;
+    put_table(number);
+    refused_folder(d, NULL, ST_FORMAT, "nan");
+    number[7] = 3.4e38f; /* no bf16 is near */
+    put_table(number);
+    refused_folder(d, NULL, ST_FORMAT, "3.4e+38");
+    scratch_remove("adapter_model.safetensors");
+    refused_folder(d, NULL, ST_NOTFOUND, "adapter_model.safetensors");
 }
 
 static void refused_own(Desk *d, const char *folder, Status st, const char *says) {
@@ -256,10 +258,8 @@ static void refused_own(Desk *d, const char *folder, Status st, const char *says
 /* A folder that was written here is held to what it says: a changed configuration and changed numbers are
  * errors. */
 static void test_a_folder_of_ours_that_was_changed(void **state) {
-    (void)state;
-    Desk d;
-    open_desk(&d, &ops_ref, DT_F64);
-    CartridgeData c = full_cartridge(&d);
+    Desk *d = *state;
+    CartridgeData c = full_cartridge(d);
     const char *folder = "out";
     char path[600], *data;
     size_t n;
@@ -272,7 +272,7 @@ static void test_a_folder_of_ours_that_was_changed(void **state) {
         scratch_put("out/adapter_model.safetensors", data, n);
         CartridgeData got;
         Rounding r;
-        Status st = cartridge_peft_read(&got, scratch_path(folder), &d.of, &r);
+        Status st = cartridge_peft_read(&got, scratch_path(folder), &d->of, &r);
         if (st != ST_FORMAT && st != ST_UNSUPPORTED && st != ST_MISMATCH)
             fail_msg("byte %zu flipped: %s", at, st ? status_message() : "read as if nothing were wrong");
         data[at] ^= 4;
@@ -285,32 +285,26 @@ static void test_a_folder_of_ours_that_was_changed(void **state) {
     assert_non_null(at);
     at[strlen("\"num_frozen_tokens\":\t")] = '4';
     scratch_put("out/adapter_config.json", data, n);
-    refused_own(&d, scratch_path(folder), ST_MISMATCH, "num_frozen_tokens 4, its cartridge has 3");
+    refused_own(d, scratch_path(folder), ST_MISMATCH, "num_frozen_tokens 4, its cartridge has 3");
     free(data);
     cartridge_data_close(&c);
-    close_desk(&d);
 }
 
 /* PEFT numbers what follows from the number of rows. */
 static void test_positions_that_peft_cannot_say(void **state) {
-    (void)state;
-    Desk d;
-    open_desk(&d, &ops_ref, DT_F64);
-    CartridgeData c = full_cartridge(&d);
+    Desk *d = *state;
+    CartridgeData c = full_cartridge(d);
     c.info.pos_first = 10, c.info.pos_end = 80;
     assert_fails(ST_UNSUPPORTED, cartridge_peft_write(&c, scratch_path("out"), NULL));
     assert_says("position 80");
     assert_int_equal(scratch_files(), 0);
     cartridge_data_close(&c);
-    close_desk(&d);
 }
 
 /* Wherever the disk is full: no folder, no half of one. */
 static void test_a_full_disk_leaves_nothing(void **state) {
-    (void)state;
-    Desk d;
-    open_desk(&d, &ops_ref, DT_F64);
-    CartridgeData c = full_cartridge(&d);
+    Desk *d = *state;
+    CartridgeData c = full_cartridge(d);
     Status st = ST_NOSPACE;
     int64_t room = 0;
     for (; st; room += 97) {
@@ -328,24 +322,21 @@ static void test_a_full_disk_leaves_nothing(void **state) {
     assert_fails(ST_IO, cartridge_peft_write(&c, scratch_path("no/out"), NULL));
     assert_says("no/out");
     cartridge_data_close(&c);
-    close_desk(&d);
 }
 
 /* ---- the published code's files ---- */
 
 static void test_torch_files_hold_the_same_rows(void **state) {
-    (void)state;
+    Desk *d = *state;
     static const struct {
         const char *name;
         int32_t frozen;
     } file[] = {{"frozen", 2}, {"fixed", 2}, {"none-frozen", 0}, {"float32", 2}, {"views", 2}};
-    Desk d;
-    open_desk(&d, &ops_ref, DT_F64);
-    CartridgeData want = read_peft(&d, GOLDEN "/peft");
+    CartridgeData want = read_peft(d, GOLDEN "/peft");
     for (size_t i = 0; i < sizeof file / sizeof file[0]; i++) {
         CartridgeData c;
         Rounding r;
-        assert_ok(read_torch(&d, file[i].name, &c, &r));
+        assert_ok(read_torch(d, file[i].name, &c, &r));
         assert_int_equal(r.values, tensor_count(c.rows));
         assert_int_equal(r.rounded, 0);
         same_rows(&c, &want);
@@ -353,41 +344,34 @@ static void test_torch_files_hold_the_same_rows(void **state) {
         assert_int_equal(c.info.rows, 10);
         assert_int_equal(c.info.pos_first, 0);
         assert_int_equal(c.info.pos_end, 10);
-        assert_string_equal(c.info.model, d.r.model->fingerprint);
+        assert_string_equal(c.info.model, d->r.model->fingerprint);
         assert_string_equal(c.info.init, "torch");
         cartridge_data_close(&c);
     }
     cartridge_data_close(&want);
-    close_desk(&d);
 }
 
 /* A third is between two bf16: both sides are told how many numbers changed, and by how much. */
 static void test_rounding_is_counted(void **state) {
-    (void)state;
-    Desk d;
-    open_desk(&d, &ops_ref, DT_F64);
+    Desk *d = *state;
     CartridgeData c;
     Rounding r;
-    assert_ok(read_torch(&d, "inexact", &c, &r));
+    assert_ok(read_torch(d, "inexact", &c, &r));
     assert_int_equal(r.values, tensor_count(c.rows));
     assert_int_equal(r.rounded, tensor_count(c.rows));
     assert_true(r.largest > 1e-4 && r.largest <= 1.0 / 256);
     for (int64_t i = 0; i < tensor_count(c.rows); i++) assert_int_equal(((uint16_t *)c.rows.data)[i], 0x3eab);
     assert_non_null(strstr(c.info.note, "2560 of 2560 numbers rounded"));
     cartridge_data_close(&c);
-    close_desk(&d);
 }
 
 static void test_nothing_is_executed(void **state) {
-    (void)state;
-    Desk d;
-    open_desk(&d, &ops_ref, DT_F64);
+    Desk *d = *state;
     CartridgeData c;
     Rounding r;
-    assert_fails(ST_UNSUPPORTED, read_torch(&d, "hostile", &c, &r));
+    assert_fails(ST_UNSUPPORTED, read_torch(d, "hostile", &c, &r));
     assert_says("posix.system");
     assert_false(file_exists("executed"));
-    close_desk(&d);
 }
 
 static void refused_torch(Desk *d, CartridgeInfo of, const char *says) {
@@ -402,24 +386,21 @@ static void refused_torch(Desk *d, CartridgeInfo of, const char *says) {
 }
 
 static void test_torch_files_of_other_models(void **state) {
-    (void)state;
-    Desk d;
-    open_desk(&d, &ops_ref, DT_F64);
-    CartridgeInfo of = d.of;
-    of.layers = 3, refused_torch(&d, of, "2 layers, the model 3"), of = d.of;
-    of.kv_heads = 1, refused_torch(&d, of, "2 heads of 32, the model 1"), of = d.of;
-    of.head_dim = 64, refused_torch(&d, of, "2 heads of 32, the model 2 of 64"), of = d.of;
+    Desk *d = *state;
+    CartridgeInfo of = d->of;
+    of.layers = 3, refused_torch(d, of, "2 layers, the model 3"), of = d->of;
+    of.kv_heads = 1, refused_torch(d, of, "2 heads of 32, the model 1"), of = d->of;
+    of.head_dim = 64, refused_torch(d, of, "2 heads of 32, the model 2 of 64"), of = d->of;
     CartridgeData c;
     Rounding r;
     of.layers = 1; /* fewer than the file has: there is no place for the second */
-    d.of = of;
-    assert_fails(ST_UNSUPPORTED, read_torch(&d, "frozen", &c, &r));
+    d->of = of;
+    assert_fails(ST_UNSUPPORTED, read_torch(d, "frozen", &c, &r));
     assert_says("more than 1");
-    close_desk(&d);
 }
 
 static void test_torch_files_that_contradict_themselves(void **state) {
-    (void)state;
+    Desk *d = *state;
     static const struct {
         const char *name;
         Status st;
@@ -428,36 +409,31 @@ static void test_torch_files_that_contradict_themselves(void **state) {
                 {"wrong-values", ST_FORMAT, "trainable_keys has 8 rows, trainable_values 7"},
                 {"wrong-entry", ST_UNSUPPORTED, "\"segment_keys\""},
                 {"repeated", ST_FORMAT, "larger than the file"}};
-    Desk d;
-    open_desk(&d, &ops_ref, DT_F64);
     for (size_t i = 0; i < sizeof file / sizeof file[0]; i++) {
         CartridgeData c;
         Rounding r;
-        assert_fails(file[i].st, read_torch(&d, file[i].name, &c, &r));
+        assert_fails(file[i].st, read_torch(d, file[i].name, &c, &r));
         assert_says(file[i].says);
         assert_null(c.rows.data);
     }
-    close_desk(&d);
 }
 
 /* Any bit of the file: an error, or a cartridge in which nothing changed (dates, padding and the like). */
 static void test_any_bit_of_a_torch_file(void **state) {
-    (void)state;
-    Desk d;
-    open_desk(&d, &ops_ref, DT_F64);
+    Desk *d = *state;
     CartridgeData want, c;
     Rounding r;
     char *data;
     size_t n;
     int same = 0;
-    assert_ok(read_torch(&d, "frozen", &want, &r));
+    assert_ok(read_torch(d, "frozen", &want, &r));
     assert_ok(file_read(&data, &n, GOLDEN "/torch/frozen.pt"));
     for (size_t at = 0; at < n; at++) {
         TorchFile *f;
         data[at] ^= (char)(1 << at % 8);
         Status st = torch_parse(&f, (const uint8_t *)data, n, "flipped.pt");
         if (!st) {
-            st = cartridge_torch_read(&c, f, &d.of, &r);
+            st = cartridge_torch_read(&c, f, &d->of, &r);
             torch_close(f);
         }
         if (!st) {
@@ -471,24 +447,38 @@ static void test_any_bit_of_a_torch_file(void **state) {
     assert_true(same > 0 && same < (int)n / 2);
     free(data);
     cartridge_data_close(&want);
-    close_desk(&d);
 }
+
+static int set_up(void **state) {
+    static Desk d;
+    open_desk(&d, &ops_ref, DT_F64);
+    *state = &d;
+    return 0;
+}
+
+static int tear_down(void **state) {
+    close_desk(*state);
+    return 0;
+}
+
+#define AT_A_DESK(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_folder_gives_the_logits_of_peft),
-        cmocka_unit_test(test_the_table_is_peft_s),
-        cmocka_unit_test(test_out_and_in_again_is_the_same_file),
-        cmocka_unit_test(test_folders_that_do_not_fit),
-        cmocka_unit_test(test_a_folder_of_ours_that_was_changed),
-        cmocka_unit_test(test_positions_that_peft_cannot_say),
-        cmocka_unit_test(test_a_full_disk_leaves_nothing),
-        cmocka_unit_test(test_torch_files_hold_the_same_rows),
-        cmocka_unit_test(test_rounding_is_counted),
-        cmocka_unit_test(test_nothing_is_executed),
-        cmocka_unit_test(test_torch_files_of_other_models),
-        cmocka_unit_test(test_torch_files_that_contradict_themselves),
-        cmocka_unit_test(test_any_bit_of_a_torch_file),
+        AT_A_DESK(test_the_table_is_peft_s),
+        AT_A_DESK(test_out_and_in_again_is_the_same_file),
+        AT_A_DESK(test_configurations_that_do_not_fit),
+        AT_A_DESK(test_tables_that_do_not_fit),
+        AT_A_DESK(test_a_folder_of_ours_that_was_changed),
+        AT_A_DESK(test_positions_that_peft_cannot_say),
+        AT_A_DESK(test_a_full_disk_leaves_nothing),
+        AT_A_DESK(test_torch_files_hold_the_same_rows),
+        AT_A_DESK(test_rounding_is_counted),
+        AT_A_DESK(test_nothing_is_executed),
+        AT_A_DESK(test_torch_files_of_other_models),
+        AT_A_DESK(test_torch_files_that_contradict_themselves),
+        AT_A_DESK(test_any_bit_of_a_torch_file),
     };
     return cmocka_run_group_tests_name("convert", tests, NULL, NULL);
 }

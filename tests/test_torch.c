@@ -126,43 +126,44 @@ static void test_shapes_and_strides(void **state) {
 
 /* ---- claims that the file cannot keep ---- */
 
+static const struct {
+    Claim claim;
+    Status st;
+    const char *says;
+} beyond[] = {
+    {{"0", "BFloat16Storage", 12, 1, {3, 4}, {4, 1}}, ST_FORMAT, "outside its storage"},
+    {{"0", "BFloat16Storage", 12, 0, {4, 4}, {4, 1}}, ST_FORMAT, "outside its storage"},
+    {{"0", "BFloat16Storage", 12, 0, {3, 4}, {5, 1}}, ST_FORMAT, "outside its storage"},
+    {{"0", "BFloat16Storage", 12, 12, {1, 1}, {1, 1}}, ST_FORMAT, "outside its storage"},
+    {{"0", "BFloat16Storage", 12, 13, {0, 1}, {1, 1}}, ST_FORMAT, "element 13"},
+    {{"0", "BFloat16Storage", 12, -1, {1, 1}, {1, 1}}, ST_FORMAT, "element -1"},
+    /* many of one */
+    {{"0", "BFloat16Storage", 12, 0, {13, 1}, {0, 0}}, ST_FORMAT, "outside its storage"},
+    {{"0", "BFloat16Storage", 12, 0, {1LL << 40, 1LL << 40}, {0, 0}}, ST_FORMAT, "outside its storage"},
+    {{"0", "BFloat16Storage", 12, 0, {2, 2}, {INT64_MAX, 1}}, ST_FORMAT, "outside its storage"},
+    /* sums that wrap */
+    {{"0", "BFloat16Storage", 12, 0, {3, 1}, {INT64_MAX, 1}}, ST_FORMAT, "outside its storage"},
+    {{"0", "BFloat16Storage", 12, 0, {3, 4}, {1LL << 62, 1}}, ST_FORMAT, "outside its storage"},
+    {{"0", "BFloat16Storage", 12, 0, {-3, 4}, {4, 1}}, ST_FORMAT, "whole number"},
+    {{"0", "BFloat16Storage", 12, 0, {3, 4}, {-4, 1}}, ST_FORMAT, "whole number"},
+    {{"0", "BFloat16Storage", 13, 0, {3, 4}, {4, 1}}, ST_FORMAT, "24 bytes"},
+    {{"0", "BFloat16Storage", -12, 0, {3, 4}, {4, 1}}, ST_FORMAT, "24 bytes"},
+    {{"0", "FloatStorage", 12, 0, {3, 4}, {4, 1}}, ST_FORMAT, "24 bytes"},
+    {{"1", "BFloat16Storage", 12, 0, {3, 4}, {4, 1}}, ST_FORMAT, "no record"},
+    {{"", "BFloat16Storage", 12, 0, {3, 4}, {4, 1}}, ST_FORMAT, "key of 0 bytes"},
+    {{"000000000000000000000000000000", "BFloat16Storage", 12, 0, {3, 4}, {4, 1}}, ST_FORMAT, "30 bytes"},
+    {{"0", "QInt8Storage", 12, 0, {3, 4}, {4, 1}}, ST_UNSUPPORTED, "torch.QInt8Storage"},
+};
+
 static void test_claims_beyond_the_storage(void **state) {
     (void)state;
-    static const struct {
-        Claim claim;
-        Status st;
-        const char *says;
-    } wrong[] = {
-        {{"0", "BFloat16Storage", 12, 1, {3, 4}, {4, 1}}, ST_FORMAT, "outside its storage"},
-        {{"0", "BFloat16Storage", 12, 0, {4, 4}, {4, 1}}, ST_FORMAT, "outside its storage"},
-        {{"0", "BFloat16Storage", 12, 0, {3, 4}, {5, 1}}, ST_FORMAT, "outside its storage"},
-        {{"0", "BFloat16Storage", 12, 12, {1, 1}, {1, 1}}, ST_FORMAT, "outside its storage"},
-        {{"0", "BFloat16Storage", 12, 13, {0, 1}, {1, 1}}, ST_FORMAT, "element 13"},
-        {{"0", "BFloat16Storage", 12, -1, {1, 1}, {1, 1}}, ST_FORMAT, "element -1"},
-        /* many of one */
-        {{"0", "BFloat16Storage", 12, 0, {13, 1}, {0, 0}}, ST_FORMAT, "outside its storage"},
-        {{"0", "BFloat16Storage", 12, 0, {1LL << 40, 1LL << 40}, {0, 0}}, ST_FORMAT, "outside its storage"},
-        {{"0", "BFloat16Storage", 12, 0, {2, 2}, {INT64_MAX, 1}}, ST_FORMAT, "outside its storage"},
-        /* sums that wrap */
-        {{"0", "BFloat16Storage", 12, 0, {3, 1}, {INT64_MAX, 1}}, ST_FORMAT, "outside its storage"},
-        {{"0", "BFloat16Storage", 12, 0, {3, 4}, {1LL << 62, 1}}, ST_FORMAT, "outside its storage"},
-        {{"0", "BFloat16Storage", 12, 0, {-3, 4}, {4, 1}}, ST_FORMAT, "whole number"},
-        {{"0", "BFloat16Storage", 12, 0, {3, 4}, {-4, 1}}, ST_FORMAT, "whole number"},
-        {{"0", "BFloat16Storage", 13, 0, {3, 4}, {4, 1}}, ST_FORMAT, "24 bytes"},
-        {{"0", "BFloat16Storage", -12, 0, {3, 4}, {4, 1}}, ST_FORMAT, "24 bytes"},
-        {{"0", "FloatStorage", 12, 0, {3, 4}, {4, 1}}, ST_FORMAT, "24 bytes"},
-        {{"1", "BFloat16Storage", 12, 0, {3, 4}, {4, 1}}, ST_FORMAT, "no record"},
-        {{"", "BFloat16Storage", 12, 0, {3, 4}, {4, 1}}, ST_FORMAT, "key of 0 bytes"},
-        {{"000000000000000000000000000000", "BFloat16Storage", 12, 0, {3, 4}, {4, 1}}, ST_FORMAT, "30 bytes"},
-        {{"0", "QInt8Storage", 12, 0, {3, 4}, {4, 1}}, ST_UNSUPPORTED, "torch.QInt8Storage"},
-    };
-    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+    for (size_t i = 0; i < sizeof beyond / sizeof beyond[0]; i++) {
         static Buffer b;
         float v[16];
         int64_t n;
-        put_file(&b, &wrong[i].claim, false);
-        assert_fails(wrong[i].st, read_tensor(b.v, b.n, v, &n));
-        assert_says(wrong[i].says);
+        put_file(&b, &beyond[i].claim, false);
+        assert_fails(beyond[i].st, read_tensor(b.v, b.n, v, &n));
+        assert_says(beyond[i].says);
         assert_says("file.pt");
     }
 }

@@ -269,30 +269,40 @@ static void let_call_fail(int64_t n) {
     call_failed = false;
 }
 
+enum { BEFORE = 3, AFTER = 20 }; /* rows */
+
+/* A new dataset with some rows, and a batch of more, of which the n-th call fails. */
+static Status fail_batch(Dataset **d, int64_t n) {
+    assert_ok(dataset_create(d, scratch_path("a.study"), &INFO, false));
+    assert_ok(add_rows(*d, 0, BEFORE));
+    let_call_fail(n);
+    return add_rows(*d, BEFORE, AFTER);
+}
+
+/* The dataset, closed: so many rows, no file beside it, no memory kept. Then it goes. */
+static void check_and_remove(int64_t rows) {
+    assert_rows(scratch_path("a.study"), rows);
+    assert_int_equal(scratch_files(), 1);
+    scratch_remove("a.study");
+    assert_int_equal(sqlite3_memory_used(), 0);
+}
+
 /* A batch of which any call fails is not there, and the same handle goes on. */
 static void test_dataset_batches(void **state) {
     (void)state;
-    enum { BEFORE = 3, AFTER = 20 };
-    const char *path = scratch_path("a.study");
     int files = open_files();
     bool happened = true;
     int64_t n = 0;
     for (; happened; n++) {
         Dataset *d;
-        assert_ok(dataset_create(&d, path, &INFO, false));
-        assert_ok(add_rows(d, 0, BEFORE));
-        let_call_fail(n);
-        Status st = add_rows(d, BEFORE, AFTER);
+        Status st = fail_batch(&d, n);
         happened = calls_failed();
         if (!happened) assert_ok(st);
         if (st) assert_true(st == ST_NOSPACE || st == ST_IO || st == ST_NOTFOUND);
         if (st) assert_ok(add_rows(d, BEFORE, AFTER));
         dataset_close(d);
-        assert_rows(path, AFTER);
-        assert_int_equal(scratch_files(), 1);
-        scratch_remove("a.study");
+        check_and_remove(AFTER);
         assert_int_equal(open_files(), files);
-        assert_int_equal(sqlite3_memory_used(), 0);
     }
     assert_true(n > 20);
 }
@@ -300,21 +310,13 @@ static void test_dataset_batches(void **state) {
 /* The same, given up at the failure: the file as it was before the batch. */
 static void test_dataset_left_at_a_failure(void **state) {
     (void)state;
-    enum { BEFORE = 3, AFTER = 20 };
-    const char *path = scratch_path("a.study");
     bool happened = true;
     for (int64_t n = 0; happened; n++) {
         Dataset *d;
-        assert_ok(dataset_create(&d, path, &INFO, false));
-        assert_ok(add_rows(d, 0, BEFORE));
-        let_call_fail(n);
-        Status st = add_rows(d, BEFORE, AFTER);
+        Status st = fail_batch(&d, n);
         dataset_close(d);
         happened = calls_failed();
-        assert_rows(path, st ? BEFORE : AFTER);
-        assert_int_equal(scratch_files(), 1);
-        scratch_remove("a.study");
-        assert_int_equal(sqlite3_memory_used(), 0);
+        check_and_remove(st ? BEFORE : AFTER);
     }
 }
 

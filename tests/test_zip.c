@@ -27,52 +27,56 @@ static void test_records(void **state) {
     }
 }
 
+/* Where the parts of a file of those two records lie. */
+enum {
+    LOCAL = 30 + 3,
+    FIRST = LOCAL + 1 + 5,
+    SECOND = LOCAL + 3 + 6,
+    ENTRY = FIRST + SECOND,
+    NEXT = ENTRY + 47,
+    END = NEXT + 49,
+};
+
+/* Bytes that become `value`, and what is said then. */
+static const struct {
+    size_t at;
+    uint64_t value;
+    int bytes;
+    Status st;
+    const char *says;
+} wrong[] = {
+    {0, 0, 1, ST_FORMAT, "not where the directory says"},
+    {26, 2, 2, ST_FORMAT, "not where the directory says"},
+    {30, 'x', 1, ST_FORMAT, "not where the directory says"},
+    {28, 0xffff, 2, ST_FORMAT, "not where the directory says"},
+    {LOCAL + 1, 'F', 1, ST_FORMAT, "CRC-32"},
+    {28, 2, 2, ST_FORMAT, "CRC-32"},
+    {ENTRY, 0, 1, ST_FORMAT, "ends early"},
+    {ENTRY + 8, 1, 2, ST_UNSUPPORTED, "encrypted"},
+    {ENTRY + 10, 8, 2, ST_UNSUPPORTED, "compressed (method 8)"},
+    {ENTRY + 16, 0, 4, ST_FORMAT, "CRC-32"},
+    {ENTRY + 20, 6, 4, ST_UNSUPPORTED, "compressed"},
+    {ENTRY + 20, 0x0006000000060000, 8, ST_FORMAT, "should have"},
+    {ENTRY + 20, UINT64_MAX, 8, ST_FORMAT, "64-bit numbers"},
+    {ENTRY + 28, 0, 2, ST_FORMAT, "name has 0 bytes"},
+    {ENTRY + 28, 0xffff, 2, ST_FORMAT, "ends early"},
+    {ENTRY + 30, 1, 2, ST_FORMAT, "ends early"}, /* then the next entry is not one */
+    {ENTRY + 42, 1, 4, ST_FORMAT, "not where the directory says"},
+    {ENTRY + 42, 0xfffffff0, 4, ST_FORMAT, "should begin"},
+    {ENTRY + 46, 7, 1, ST_FORMAT, "byte 0x07"},
+    {END, 0, 1, ST_FORMAT, "truncated"},
+    {END + 4, 1, 2, ST_UNSUPPORTED, "split"},
+    {END + 10, 3, 2, ST_FORMAT, "3 records"},
+    {END + 10, 0xffff, 2, ST_FORMAT, "zip64 end is missing"},
+    {END + 12, 1000, 4, ST_FORMAT, "its directory should be"},
+    {END + 12, 60, 4, ST_FORMAT, "2 records"},
+    {END + 16, 0xfffffff0, 4, ST_FORMAT, "its directory should be"},
+    {END + 16, ENTRY + 1, 4, ST_FORMAT, "ends early"},
+    {END + 20, 1, 2, ST_FORMAT, "truncated"},
+};
+
 static void test_refused_zips(void **state) {
     (void)state;
-    enum {
-        LOCAL = 30 + 3,
-        FIRST = LOCAL + 1 + 5,
-        SECOND = LOCAL + 3 + 6,
-        ENTRY = FIRST + SECOND,
-        NEXT = ENTRY + 47
-    };
-    enum { END = NEXT + 49 };
-    static const struct {
-        size_t at;
-        uint64_t value;
-        int bytes;
-        Status st;
-        const char *says;
-    } wrong[] = {
-        {0, 0, 1, ST_FORMAT, "not where the directory says"},
-        {26, 2, 2, ST_FORMAT, "not where the directory says"},
-        {30, 'x', 1, ST_FORMAT, "not where the directory says"},
-        {28, 0xffff, 2, ST_FORMAT, "not where the directory says"},
-        {LOCAL + 1, 'F', 1, ST_FORMAT, "CRC-32"},
-        {28, 2, 2, ST_FORMAT, "CRC-32"},
-        {ENTRY, 0, 1, ST_FORMAT, "ends early"},
-        {ENTRY + 8, 1, 2, ST_UNSUPPORTED, "encrypted"},
-        {ENTRY + 10, 8, 2, ST_UNSUPPORTED, "compressed (method 8)"},
-        {ENTRY + 16, 0, 4, ST_FORMAT, "CRC-32"},
-        {ENTRY + 20, 6, 4, ST_UNSUPPORTED, "compressed"},
-        {ENTRY + 20, 0x0006000000060000, 8, ST_FORMAT, "should have"},
-        {ENTRY + 20, UINT64_MAX, 8, ST_FORMAT, "64-bit numbers"},
-        {ENTRY + 28, 0, 2, ST_FORMAT, "name has 0 bytes"},
-        {ENTRY + 28, 0xffff, 2, ST_FORMAT, "ends early"},
-        {ENTRY + 30, 1, 2, ST_FORMAT, "ends early"}, /* then the next entry is not one */
-        {ENTRY + 42, 1, 4, ST_FORMAT, "not where the directory says"},
-        {ENTRY + 42, 0xfffffff0, 4, ST_FORMAT, "should begin"},
-        {ENTRY + 46, 7, 1, ST_FORMAT, "byte 0x07"},
-        {END, 0, 1, ST_FORMAT, "truncated"},
-        {END + 4, 1, 2, ST_UNSUPPORTED, "split"},
-        {END + 10, 3, 2, ST_FORMAT, "3 records"},
-        {END + 10, 0xffff, 2, ST_FORMAT, "zip64 end is missing"},
-        {END + 12, 1000, 4, ST_FORMAT, "its directory should be"},
-        {END + 12, 60, 4, ST_FORMAT, "2 records"},
-        {END + 16, 0xfffffff0, 4, ST_FORMAT, "its directory should be"},
-        {END + 16, ENTRY + 1, 4, ST_FORMAT, "ends early"},
-        {END + 20, 1, 2, ST_FORMAT, "truncated"},
-    };
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         static Buffer b;
         ZipFile z;
