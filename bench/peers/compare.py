@@ -247,17 +247,13 @@ def decode_job(users, document=None, cartridge=None, new=None, private=False):
     return make.decode(f"decode-{users}-{kind}", users, new, document, cartridge, private)
 
 
-def ways_to_decode(job, model, compiled):
-    ways = {"growing cache": lambda: with_torch.Decoding(job, False, model),
-            "fixed cache": lambda: with_torch.Decoding(job, True, model)}
-    if compiled:
-        ways["fixed cache, compiled"] = lambda: with_torch.Decoding(job, True, model, True)
-    return ways
-
-
-def decode(name, users, bar, document=None, cartridge=None, compiled=False):
+def decode(name, users, bar, document=None, cartridge=None):
     path, model = decode_job(users, document, cartridge), with_torch.load(args.model)
-    peer, way, times = fastest(ways_to_decode(json.load(open(path)), model, compiled))
+    job = json.load(open(path))
+    ways = {"growing cache": lambda: with_torch.Decoding(job, False, model),
+            "fixed cache": lambda: with_torch.Decoding(job, True, model),
+            "fixed cache, compiled": lambda: with_torch.Decoding(job, True, model, True)}
+    peer, way, times = fastest(ways)
     sides = {"cartridge": Ours("decode", path), "transformers": peer}
     first = in_turns(sides, 1)[0]
     words, holds = same_tokens(first["cartridge"]["said"], first["transformers"]["said"])
@@ -268,7 +264,7 @@ def decode(name, users, bar, document=None, cartridge=None, compiled=False):
 
 
 def decode_one():
-    decode("decoding, 1 user, document of 1,024", 1, 2.0, document=1024, compiled=True)
+    decode("decoding, 1 user, document of 1,024", 1, 2.0, document=1024)
 
 
 def decode_llama():
