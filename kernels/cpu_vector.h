@@ -211,19 +211,6 @@ VECTOR_FN F4 vec_sums(Vec a, Vec b, Vec c, Vec d) {
     return __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7);
 }
 
-/* The first n of four numbers, zeros behind them. */
-VECTOR_FN F4 f4_load_part(const float *p, int64_t n) {
-    F4 x = {0};
-    if (n == 4) memcpy(&x, p, sizeof x);
-    else memcpy(&x, p, sizeof *p * (size_t)n);
-    return x;
-}
-
-VECTOR_FN void f4_store_part(float *p, F4 x, int64_t n) {
-    if (n == 4) memcpy(p, &x, sizeof x);
-    else memcpy(p, &x, sizeof *p * (size_t)n);
-}
-
 VECTOR_FN float vec_largest(Vec x) {
     float m = x[0];
     for (int i = 1; i < VEC; i++) m = x[i] > m ? x[i] : m;

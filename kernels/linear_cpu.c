@@ -13,9 +13,9 @@
 #include "kernels/cpu_matmul.h"
 
 enum {
-    TILE_ROWS = 96,    /* rows of x that share a reading of a piece of w */
+    TILE_ROWS = 96,    /* rows of x, at most, that share a reading of a piece of w */
     TILE_OUTPUTS = 32, /* forward: rows of w in such a piece */
-    TILE_INPUTS = 96,  /* back: its columns, */
+    TILE_INPUTS = 192,  /* back: its columns, */
     TILE_DEPTH = 256,  /* and its rows: a strip of them stays in the first-level cache */
     DOT_ROWS = VEC == 16 ? 6 : 3, /* dot products at a time: so many rows of x */
     DOT_OUTPUTS = 4,              /* by so many of w; with a vector of each row of x this fills the registers */
@@ -23,6 +23,11 @@ enum {
 
 static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
+}
+
+/* Rows are dealt out evenly: 128 are two tiles of 64, or one thread would wait for another. */
+static int64_t rows_of_tile(int64_t T) {
+    return T > 0 ? cut(T, cut(T, TILE_ROWS)) : 1;
 }
 
 /* Asks for what lies from byte `first` to byte `end` of w: into the second-level cache, as the first is full of
@@ -53,8 +58,8 @@ VECTOR_FN void dots_step(int rows, Vec sum[][DOT_OUTPUTS], const float *x, int64
     }
 }
 
-/* y[t][o] = x[t] . w[o]; the number of rows and the type of w are constants where this is called. */
-VECTOR_FN void dots(int rows, F4 *y, const float *x, int64_t width, const Numbers *w) {
+/* y[t][o] = x[t] . w[o], rows of y TILE_OUTPUTS apart; the number of rows and the type of w are constants where this is called. */
+VECTOR_FN void dots(int rows, float *y, const float *x, int64_t width, const Numbers *w) {
     Vec sum[DOT_ROWS][DOT_OUTPUTS];
 #pragma GCC unroll 6
     for (int t = 0; t < rows; t++)
@@ -64,10 +69,13 @@ VECTOR_FN void dots(int rows, F4 *y, const float *x, int64_t width, const Number
     for (; i + VEC <= width; i += VEC) dots_step(rows, sum, x, width, w, i, VEC);
     if (i < width) dots_step(rows, sum, x, width, w, i, width - i);
 #pragma GCC unroll 6
-    for (int t = 0; t < rows; t++) y[t] = vec_sums(sum[t][0], sum[t][1], sum[t][2], sum[t][3]);
+    for (int t = 0; t < rows; t++) {
+        F4 sums = vec_sums(sum[t][0], sum[t][1], sum[t][2], sum[t][3]);
+        memcpy(y + t * TILE_OUTPUTS, &sums, sizeof sums);
+    }
 }
 
-VECTOR_FN void dots_of_type(DType type, int64_t rows, F4 *y, const float *x, int64_t width,
+VECTOR_FN void dots_of_type(DType type, int64_t rows, float *y, const float *x, int64_t width,
                             const void *const *row) {
     const Numbers w[DOT_OUTPUTS] = {{row[0], type}, {row[1], type}, {row[2], type}, {row[3], type}};
     switch (rows) {
@@ -83,7 +91,7 @@ VECTOR_FN void dots_of_type(DType type, int64_t rows, F4 *y, const float *x, int
 }
 
 /* The rows o .. of w, of which `outputs` are there: the last one stands for those that are not. */
-static void dots_of_outputs(F4 *y, const float *x, int64_t rows, Tensor w, int64_t o, int64_t outputs) {
+static void dots_of_outputs(float *y, const float *x, int64_t rows, Tensor w, int64_t o, int64_t outputs) {
     const void *row[DOT_OUTPUTS];
     for (int64_t i = 0; i < DOT_OUTPUTS; i++)
         row[i] = weights_from(w, (o + least(i, outputs - 1)) * w.dim[1]).at;
@@ -94,33 +102,38 @@ static void dots_of_outputs(F4 *y, const float *x, int64_t rows, Tensor w, int64
     }
 }
 
-static void store_dots(const LinearArgs *a, const float *bias, const F4 *dots_of_row, int64_t rows, int64_t t,
-                       int64_t outputs, int64_t o) {
-    const float *residual = a->residual.data;
-    for (int64_t r = 0; r < rows; r++) {
-        int64_t to = (t + r) * a->w.dim[0] + o;
-        F4 y = dots_of_row[r];
-        if (bias) y += f4_load_part(bias + o, outputs);
-        if (residual) y += f4_load_part(residual + to, outputs);
-        f4_store_part((float *)a->y.data + to, y, outputs);
+/* The products of a tile. They are collected before they go to y: rows of y may lie a multiple of 4096 bytes
+ * apart, where they compete for the same few lines of a cache, so each line had better be met once. */
+typedef struct DotTile { float y[TILE_ROWS][TILE_OUTPUTS]; } DotTile;
+
+/* Here, too: sixteen rows are 6, 5 and 5, not 6, 6 and 4. */
+static void multiply_tile(DotTile *tile, const float *x, int64_t rows, Tensor w, int64_t first,
+                          int64_t outputs) {
+    int64_t width = w.dim[1], row_bytes = width * (int64_t)dtype_bytes(w.dtype), parts = cut(rows, DOT_ROWS);
+    int64_t ahead = (first + TILE_OUTPUTS) * row_bytes, share = cut(DOT_OUTPUTS * row_bytes, parts);
+    int64_t end_ahead = least(ahead + TILE_OUTPUTS * row_bytes, w.dim[0] * row_bytes);
+    for (int64_t t = 0, some; t < rows; t += some) {
+        some = cut(rows - t, parts--);
+        for (int64_t o = 0; o < outputs; o += DOT_OUTPUTS, ahead += share) {
+            fetch(w, ahead, least(ahead + share, end_ahead));
+            dots_of_outputs(tile->y[t] + o, x + t * width, some, w, first + o, least(DOT_OUTPUTS, outputs - o));
+        }
     }
 }
 
-/* Rows are dealt out evenly: sixteen are 6, 5 and 5, not 6, 6 and 4. */
-static void linear_tile(const LinearArgs *a, const float *bias, int64_t first_row, int64_t first_output) {
-    int64_t width = a->x.dim[1], end_row = least(first_row + TILE_ROWS, a->x.dim[0]);
-    int64_t end_output = least(first_output + TILE_OUTPUTS, a->w.dim[0]);
-    int64_t parts = cut(end_row - first_row, DOT_ROWS), row_bytes = width * (int64_t)dtype_bytes(a->w.dtype);
-    int64_t ahead = (first_output + TILE_OUTPUTS) * row_bytes, share = cut(DOT_OUTPUTS * row_bytes, parts);
-    int64_t end_ahead = least(ahead + TILE_OUTPUTS * row_bytes, a->w.dim[0] * row_bytes);
-    for (int64_t t = first_row, rows; t < end_row; t += rows) {
-        rows = cut(end_row - t, parts--);
-        for (int64_t o = first_output; o < end_output; o += DOT_OUTPUTS, ahead += share) {
-            F4 y[DOT_ROWS];
-            int64_t outputs = least(DOT_OUTPUTS, end_output - o);
-            fetch(a->w, ahead, least(ahead + share, end_ahead));
-            dots_of_outputs(y, (const float *)a->x.data + t * width, rows, a->w, o, outputs);
-            store_dots(a, bias, y, rows, t, outputs, o);
+static void linear_tile(const LinearArgs *a, const float *bias, int64_t first_row, int64_t rows,
+                        int64_t first_output) {
+    int64_t all = a->w.dim[0], outputs = least(TILE_OUTPUTS, all - first_output);
+    DotTile tile;
+    multiply_tile(&tile, (const float *)a->x.data + first_row * a->x.dim[1], rows, a->w, first_output, outputs);
+    for (int64_t t = 0; t < rows; t++) {
+        int64_t to = (first_row + t) * all + first_output;
+        const float *residual = a->residual.data ? (const float *)a->residual.data + to : NULL;
+        for (int64_t o = 0; o < outputs; o += VEC) {
+            Vec y = vec_load_part(tile.y[t] + o, outputs - o);
+            if (bias) y += vec_load_part(bias + first_output + o, outputs - o);
+            if (residual) y += vec_load_part(residual + o, outputs - o);
+            vec_store_part((float *)a->y.data + to + o, y, outputs - o);
         }
     }
 }
@@ -132,10 +145,12 @@ Status CPU(linear)(Stream *stream, const LinearArgs *a) {
     CPU_F32("linear", a->residual);
     const float *bias = NULL;
     if (a->b.data) TRY(cpu_weights(stream, "linear", a->b, &bias));
-    int64_t T = a->x.dim[0], row_tiles = cut(T, TILE_ROWS), output_tiles = cut(a->w.dim[0], TILE_OUTPUTS);
+    int64_t T = a->x.dim[0], rows = rows_of_tile(T), tiles = cut(a->w.dim[0], TILE_OUTPUTS);
 #pragma omp parallel for if (cpu_many(T * tensor_count(a->w)))
-    for (int64_t i = 0; i < row_tiles * output_tiles; i++)
-        linear_tile(a, bias, i / output_tiles * TILE_ROWS, i % output_tiles * TILE_OUTPUTS);
+    for (int64_t i = 0; i < cut(T, rows) * tiles; i++) {
+        int64_t first = i / tiles * rows;
+        linear_tile(a, bias, first, least(rows, T - first), i % tiles * TILE_OUTPUTS);
+    }
     return ST_OK;
 }
 
@@ -154,9 +169,8 @@ static void back_strip(const LinearBackArgs *a, int64_t rows, int64_t first_row,
     matmul_weights(dx, width, (Factor){dy, outputs, 1}, w, rows, columns, depth, into);
 }
 
-static void back_tile(const LinearBackArgs *a, int64_t first_row, int64_t first_column) {
+static void back_tile(const LinearBackArgs *a, int64_t first_row, int64_t rows, int64_t first_column) {
     enum { STRIP = 3 * VEC };
-    int64_t rows = least(TILE_ROWS, a->dx.dim[0] - first_row);
     int64_t end = least(first_column + TILE_INPUTS, a->dx.dim[1]);
     for (int64_t k = 0; k < a->dy.dim[1]; k += TILE_DEPTH)
         for (int64_t c = first_column; c < end; c += STRIP)
@@ -168,9 +182,11 @@ Status CPU(linear_back)(Stream *stream, const LinearBackArgs *a) {
     TRY(linear_back_check(a));
     CPU_F32("linear_back", a->dx);
     CPU_F32("linear_back", a->dy);
-    int64_t T = a->dx.dim[0], row_tiles = cut(T, TILE_ROWS), column_tiles = cut(a->dx.dim[1], TILE_INPUTS);
+    int64_t T = a->dx.dim[0], rows = rows_of_tile(T), tiles = cut(a->dx.dim[1], TILE_INPUTS);
 #pragma omp parallel for if (cpu_many(T * tensor_count(a->w)))
-    for (int64_t i = 0; i < row_tiles * column_tiles; i++)
-        back_tile(a, i / column_tiles * TILE_ROWS, i % column_tiles * TILE_INPUTS);
+    for (int64_t i = 0; i < cut(T, rows) * tiles; i++) {
+        int64_t first = i / tiles * rows;
+        back_tile(a, first, least(rows, T - first), i % tiles * TILE_INPUTS);
+    }
     return ST_OK;
 }
