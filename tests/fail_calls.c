@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "tests/test.h"
+
 static int64_t left = -1; /* negative: nothing fails */
 static int reason;
 static bool happened;
@@ -70,4 +72,8 @@ int __wrap_mkdir(const char *path, mode_t mode) {
 
 int __wrap_rename(const char *from, const char *to) {
     return fails() ? -1 : __real_rename(from, to);
+}
+
+int open_files(void) {
+    return test_folder_count("/proc/self/fd");
 }

@@ -12,4 +12,7 @@ void fail_call(int64_t n, int why);
 /* Whether it has; if not, there were no more than n calls. Nothing fails from here on. */
 bool fail_call_happened(void);
 
+/* How many files this process has open: a failure must not leave one more. */
+int open_files(void);
+
 #endif

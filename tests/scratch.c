@@ -10,7 +10,7 @@ static char folder[PATH_BYTES / 2];
 void scratch_open(void) {
     const char *place = getenv("TMPDIR");
     snprintf(folder, sizeof folder, "%s/cartridge-test-XXXXXX", place ? place : "/tmp");
-    test_folder(folder);
+    if (!mkdtemp(folder)) fail_msg("%s: no folder could be made", folder);
 }
 
 const char *scratch_folder(void) {
@@ -44,9 +44,24 @@ char *scratch_read(const char *name, size_t *size) {
     return data;
 }
 
+/* Removes a folder with its files and folders. */
+static void remove_folder(const char *of) {
+    DIR *d = opendir(of);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
+        char path[1024];
+        if (snprintf(path, sizeof path, "%s/%s", of, e->d_name) >= (int)sizeof path) continue;
+        struct stat s;
+        if (lstat(path, &s) == 0 && S_ISDIR(s.st_mode)) remove_folder(path);
+        else unlink(path);
+    }
+    if (d) closedir(d);
+    rmdir(of);
+}
+
 void scratch_remove(const char *name) {
     const char *path = scratch_path(name);
-    if (unlink(path)) test_folder_remove(path);
+    if (unlink(path)) remove_folder(path);
 }
 
 void scratch_put_byte(const char *name, size_t at, char byte) {

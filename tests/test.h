@@ -1,5 +1,5 @@
-/* test.h -- what all tests share: cmocka with its includes in the order it wants, asserts on Status and on floats, a
- * folder that goes away, inputs from a seed or in blocks of their own. */
+/* test.h -- what all tests share: cmocka with its includes in the order it wants, asserts on Status and on
+ * floats, inputs from a seed or in blocks of their own. */
 #ifndef TESTS_TEST_H
 #define TESTS_TEST_H
 
@@ -32,8 +32,8 @@
     do {                                                                                                     \
         Status is_ = (call);                                                                                 \
         if (is_ != (code))                                                                                   \
-            fail_msg("%s\n  gave: %s (%s), wanted: %s", #call, status_text(is_), is_ ? status_message() : "",  \
-                     status_text(code));                                                                     \
+            fail_msg("%s\n  gave: %s (%s), wanted: %s", #call, status_text(is_),                             \
+                     is_ ? status_message() : "", status_text(code));                                        \
     } while (0)
 
 /* This thread's last failure mentions `text`. */
@@ -51,39 +51,20 @@ static inline void test_refused(size_t i, const char *what, Status is, Status co
 }
 
 /* |a - b| is at most `within`. A NaN is near nothing. */
-#define assert_within(a, b, within)                                                                            \
+#define assert_within(a, b, within)                                                                          \
     do {                                                                                                     \
         double a_ = (a), b_ = (b), within_ = (within);                                                       \
         if (!(fabs(a_ - b_) <= within_))                                                                     \
-            fail_msg("%s = %.9g, %s = %.9g: they differ by %.3g, allowed: %.3g", #a, a_, #b, b_, fabs(a_ - b_),  \
-                     within_);                                                                               \
+            fail_msg("%s = %.9g, %s = %.9g: they differ by %.3g, allowed: %.3g", #a, a_, #b, b_,             \
+                     fabs(a_ - b_), within_);                                                                \
     } while (0)
-
-/* A fresh folder below the one the test runs in; `name` becomes its path, room for it included: "base.XXXXXX". */
-static inline void test_folder(char *name) {
-    if (!mkdtemp(name)) fail_msg("%s: no folder could be made", name);
-}
-
-/* Removes a folder with its files and folders. */
-static inline void test_folder_remove(const char *folder) {
-    DIR *d = opendir(folder);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
-        char path[1024];
-        if (snprintf(path, sizeof path, "%s/%s", folder, e->d_name) >= (int)sizeof path) continue;
-        struct stat s;
-        if (lstat(path, &s) == 0 && S_ISDIR(s.st_mode)) test_folder_remove(path);
-        else unlink(path);
-    }
-    if (d) closedir(d);
-    rmdir(folder);
-}
 
 /* Entries of a folder, hidden ones included. */
 static inline int test_folder_count(const char *folder) {
     DIR *d = opendir(folder);
     int n = 0;
-    for (struct dirent *e; d && (e = readdir(d));) n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+    for (struct dirent *e; d && (e = readdir(d));)
+        n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
     if (d) closedir(d);
     return n;
 }

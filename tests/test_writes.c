@@ -16,10 +16,6 @@
 
 enum { LAYERS = 2, HEADS = 2, WIDTH = 32, ROWS = 300 }; /* more bytes than a Writer keeps before it writes */
 
-static int open_files(void) {
-    return test_folder_count("/proc/self/fd");
-}
-
 static void make_cartridge(CartridgeData *out, int32_t rows, int64_t steps) {
     CartridgeInfo info = {.version = CARTRIDGE_VERSION,
                           .layers = LAYERS,
@@ -144,7 +140,7 @@ static void test_folder_for_peft(void **state) {
         assert_int_equal(scratch_files(), st ? 0 : 1);
         if (st) assert_int_equal(st, ST_IO);
         if (st || !happened) continue;
-        test_folder_remove(scratch_path("out"));
+        scratch_remove("out");
         forgiven++;
         st = ST_IO;
     }
@@ -152,7 +148,7 @@ static void test_folder_for_peft(void **state) {
     assert_int_equal(forgiven, 2 * FORGIVEN); /* two files */
     assert_ok(cartridge_peft_read(&back, scratch_path("out"), NULL, &rounding));
     assert_memory_equal(back.rows.data, c.rows.data, tensor_bytes(c.rows));
-    test_folder_remove(scratch_path("out"));
+    scratch_remove("out");
     cartridge_data_close(&back);
     cartridge_data_close(&c);
 }
