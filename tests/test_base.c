@@ -163,7 +163,8 @@ static void test_bf16_rounding(void **state) {
         else assert_int_equal(f32_to_bf16(f), u);
     }
     for (uint32_t u = 0x0000; u < 0x7f7f; u++) {
-        float low = bf16_to_f32((uint16_t)u), high = bf16_to_f32((uint16_t)(u + 1)), middle = low + (high - low) / 2;
+        float low = bf16_to_f32((uint16_t)u), high = bf16_to_f32((uint16_t)(u + 1)),
+              middle = low + (high - low) / 2;
         assert_int_equal(f32_to_bf16(middle), u % 2 ? u + 1 : u);
         assert_int_equal(f32_to_bf16(nextafterf(middle, high)), u + 1);
         assert_int_equal(f32_to_bf16(-nextafterf(middle, low)), u | 0x8000u);
@@ -435,7 +436,8 @@ static void test_json_numbers_that_lose_digits(void **state) {
 static void test_json_errors_name_the_place(void **state) {
     (void)state;
     cJSON *o;
-    static const char *const bad[] = {"", "{", "{\"a\":}", "[1,2", "{\"a\":1}}", "{\"a\":1} x", "tru", "\"open"};
+    static const char *const bad[] = {"",           "{",           "{\"a\":}", "[1,2",
+                                      "{\"a\":1}}", "{\"a\":1} x", "tru",      "\"open"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_fails(ST_FORMAT, json_parse(&o, bad[i], strlen(bad[i]), "name.json"));
         assert_null(o);

@@ -139,7 +139,7 @@ static void refuse_chat(const Tokenizer *t, const char *config, Status code, con
     assert_says(says);
 }
 
-/* The turns of real templates, each as its family (NULL: none) writes them, among what surrounds them there. */
+/* The turns of real templates, each as its family (NULL: none) writes them, among what surrounds them. */
 static const struct {
     const char *family, *text;
 } known[] = {

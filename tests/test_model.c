@@ -1,6 +1,6 @@
-/* test_model.c -- folders as they come: what is read is what the files hold, whatever they are cut into and whichever
- * float type they use; what is not understood is refused by name. Folders are made from those in tests/golden by
- * changing one thing at a time. */
+/* test_model.c -- folders as they come: what is read is what the files hold, whatever they are cut into and
+ * whichever float type they use; what is not understood is refused by name. Folders are made from those in
+ * tests/golden by changing one thing at a time. */
 #include "tests/test.h"
 
 #include <math.h>
@@ -54,8 +54,8 @@ static void put_config(const char *family, const char *from, const char *to) {
 }
 
 static void clear_scratch(void) {
-    static const char *const names[] = {"config.json", "model.safetensors", "model.safetensors.index.json", "a.safetensors",
-                                        "b.safetensors"};
+    static const char *const names[] = {"config.json", "model.safetensors", "model.safetensors.index.json",
+                                        "a.safetensors", "b.safetensors"};
     for (int i = 0; i < 5; i++) scratch_remove(names[i]);
 }
 
@@ -77,20 +77,22 @@ static void fingerprint_of(const char *folder, char out[65]) {
 /* ---- what is read ---- */
 
 static const ModelConfig expected[FAMILIES] = {
-    {.layers = 2, .width = 64, .ffn = 96, .heads = 4, .kv_heads = 2, .head_dim = 32, .vocab = 300, .context_max = 512,
-     .norm_eps = 1e-5f, .rope_theta = 10000, .tied_head = true, .rope_factor = 8, .rope_low = 1, .rope_high = 4,
-     .rope_original = 64},
-    {.layers = 2, .width = 32, .ffn = 96, .heads = 7, .kv_heads = 1, .head_dim = 32, .vocab = 300, .context_max = 512,
-     .norm_eps = 1e-6f, .rope_theta = 1e6, .qkv_bias = true},
-    {.layers = 2, .width = 48, .ffn = 96, .heads = 3, .kv_heads = 1, .head_dim = 64, .vocab = 300, .context_max = 512,
-     .norm_eps = 1e-6f, .rope_theta = 1e6, .qk_norm = true, .tied_head = true},
+    {.layers = 2, .width = 64, .ffn = 96, .heads = 4, .kv_heads = 2, .head_dim = 32, .vocab = 300,
+     .context_max = 512, .norm_eps = 1e-5f, .rope_theta = 10000, .tied_head = true, .rope_factor = 8,
+     .rope_low = 1, .rope_high = 4, .rope_original = 64},
+    {.layers = 2, .width = 32, .ffn = 96, .heads = 7, .kv_heads = 1, .head_dim = 32, .vocab = 300,
+     .context_max = 512, .norm_eps = 1e-6f, .rope_theta = 1e6, .qkv_bias = true},
+    {.layers = 2, .width = 48, .ffn = 96, .heads = 3, .kv_heads = 1, .head_dim = 64, .vocab = 300,
+     .context_max = 512, .norm_eps = 1e-6f, .rope_theta = 1e6, .qk_norm = true, .tied_head = true},
 };
 
 static void assert_same_config(const ModelConfig *a, const ModelConfig *b) {
     const int32_t *whole_a = &a->layers, *whole_b = &b->layers;
     for (int i = 0; i < 8; i++) assert_int_equal(whole_a[i], whole_b[i]);
-    assert_true(a->norm_eps == b->norm_eps && a->rope_theta == b->rope_theta && a->rope_factor == b->rope_factor);
-    assert_true(a->rope_low == b->rope_low && a->rope_high == b->rope_high && a->rope_original == b->rope_original);
+    assert_true(a->norm_eps == b->norm_eps && a->rope_theta == b->rope_theta &&
+                a->rope_factor == b->rope_factor);
+    assert_true(a->rope_low == b->rope_low && a->rope_high == b->rope_high &&
+                a->rope_original == b->rope_original);
     assert_true(a->qk_norm == b->qk_norm && a->qkv_bias == b->qkv_bias && a->tied_head == b->tied_head);
 }
 
@@ -125,10 +127,12 @@ static void check_rope_freq(const Model *m, const char *family) {
     Tensor want;
     assert_ok(safe_open(&g, golden(family, "golden.safetensors")));
     assert_ok(safe_find(g, "rope_freq", &want));
-    assert_true(tensor_is(m->rope_freq, DT_F32, m->cfg.head_dim / 2) && tensor_is(want, DT_F32, m->cfg.head_dim / 2));
+    assert_true(tensor_is(m->rope_freq, DT_F32, m->cfg.head_dim / 2) &&
+                tensor_is(want, DT_F32, m->cfg.head_dim / 2));
     for (int32_t i = 0; i < m->cfg.head_dim / 2; i++) {
         float a = ((const float *)m->rope_freq.data)[i], b = ((const float *)want.data)[i];
-        if (fabsf(a / b - 1) > 1e-6f) fail_msg("%s: frequency %d is %.9g, transformers has %.9g", family, i, a, b);
+        if (fabsf(a / b - 1) > 1e-6f)
+            fail_msg("%s: frequency %d is %.9g, transformers has %.9g", family, i, a, b);
     }
     safe_close(g);
 }
@@ -162,7 +166,8 @@ static void put_index(const Weights *w, int32_t cut, const char *a, const char *
     char text[8192];
     int n = snprintf(text, sizeof text, "{\"metadata\":{\"total_size\":1},\"weight_map\":{");
     for (int32_t i = 0; i < w->n; i++)
-        n += snprintf(text + n, sizeof text - (size_t)n, "%s\"%s\":\"%s\"", i ? "," : "", w->e[i].name, i < cut ? a : b);
+        n += snprintf(text + n, sizeof text - (size_t)n, "%s\"%s\":\"%s\"", i ? "," : "", w->e[i].name,
+                      i < cut ? a : b);
     n += snprintf(text + n, sizeof text - (size_t)n, "}}");
     assert_in_range(n, 1, sizeof text - 1);
     scratch_put("model.safetensors.index.json", text, (size_t)n);
@@ -218,7 +223,10 @@ static void free_weights(Weights *w) {
 /* f32 and f64 that round to the bf16 they came from. */
 static void test_other_float_types_are_rounded_once(void **state) {
     (void)state;
-    static const struct { DType type; double factor; } kinds[] = {{DT_F32, 1}, {DT_F32, 1 + 1.0 / 1024}, {DT_F64, 1}};
+    static const struct {
+        DType type;
+        double factor;
+    } kinds[] = {{DT_F32, 1}, {DT_F32, 1 + 1.0 / 1024}, {DT_F64, 1}};
     char whole[65];
     fingerprint_of(golden("qwen2", ""), whole);
     for (int i = 0; i < 3; i++) {
@@ -311,8 +319,10 @@ static void put_model(const char *family) {
 static void test_settings_count_in_the_fingerprint(void **state) {
     (void)state;
     static const char *const change[][2] = {
-        {"\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": 1e-06"}, {"\"rope_theta\": 10000.0", "\"rope_theta\": 10001.0"},
-        {"\"factor\": 8.0", "\"factor\": 8.5"},                 {"\"low_freq_factor\": 1.0", "\"low_freq_factor\": 1.5"},
+        {"\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": 1e-06"},
+        {"\"rope_theta\": 10000.0", "\"rope_theta\": 10001.0"},
+        {"\"factor\": 8.0", "\"factor\": 8.5"},
+        {"\"low_freq_factor\": 1.0", "\"low_freq_factor\": 1.5"},
         {"\"high_freq_factor\": 4.0", "\"high_freq_factor\": 5"},
         {"\"original_max_position_embeddings\": 64", "\"original_max_position_embeddings\": 65"},
         {"\"rope_type\": \"llama3\"", "\"rope_type\": \"default\""},
@@ -331,9 +341,10 @@ static void test_settings_count_in_the_fingerprint(void **state) {
 
 /* ---- config.json: other spellings of the same ---- */
 
-static const char ROPE_PARAMETERS[] = "\"rope_parameters\": {\n    \"factor\": 8.0,\n    \"high_freq_factor\": 4.0,\n    "
-                                      "\"low_freq_factor\": 1.0,\n    \"original_max_position_embeddings\": 64,\n    "
-                                      "\"rope_theta\": 10000.0,\n    \"rope_type\": \"llama3\"\n  }";
+static const char ROPE_PARAMETERS[] =
+    "\"rope_parameters\": {\n    \"factor\": 8.0,\n    \"high_freq_factor\": 4.0,\n    "
+    "\"low_freq_factor\": 1.0,\n    \"original_max_position_embeddings\": 64,\n    "
+    "\"rope_theta\": 10000.0,\n    \"rope_type\": \"llama3\"\n  }";
 #define LLAMA3(name) "{\"factor\":8.0,\"high_freq_factor\":4.0,\"low_freq_factor\":1.0,"                    \
                      "\"original_max_position_embeddings\":64,\"" name "\":\"llama3\"}"
 
@@ -341,10 +352,12 @@ static void test_older_spellings(void **state) {
     (void)state;
     static const char *const same[][2] = {
         {ROPE_PARAMETERS, "\"rope_theta\": 10000, \"rope_scaling\": " LLAMA3("rope_type")},
-        {ROPE_PARAMETERS, "\"rope_scaling\": " LLAMA3("type")}, /* 10000 is what is meant when nothing is said */
+        /* 10000 is what is meant when nothing is said */
+        {ROPE_PARAMETERS, "\"rope_scaling\": " LLAMA3("type")},
         {"\"hidden_act\": \"silu\",", ""},
         {"\"attention_bias\": false,", ""},
-        {"\"mlp_bias\": false,", "\"mlp_bias\": null, \"sliding_window\": 4096, \"use_sliding_window\": false,"},
+        {"\"mlp_bias\": false,",
+         "\"mlp_bias\": null, \"sliding_window\": 4096, \"use_sliding_window\": false,"},
         {"\"mlp_bias\": false,", "\"quantization_config\": null, \"layer_types\": [\"full_attention\"],"},
     };
     ModelConfig c;
@@ -365,7 +378,8 @@ static void test_what_is_left_out(void **state) {
     assert_says("head_dim 16");
     put_config("llama", "\"num_attention_heads\": 4", "\"num_attention_heads\": 2");
     assert_ok(model_config_read(&c, scratch_folder()));
-    put_config("llama", "\"head_dim\": 32,\n  \"hidden_act\": \"silu\",\n  \"hidden_size\": 64", "\"hidden_size\": 128");
+    put_config("llama", "\"head_dim\": 32,\n  \"hidden_act\": \"silu\",\n  \"hidden_size\": 64",
+               "\"hidden_size\": 128");
     assert_ok(model_config_read(&c, scratch_folder()));
     assert_int_equal(c.head_dim, 32);
     put_config("qwen3", "\"head_dim\": 64,", "");
@@ -394,18 +408,23 @@ static const Refused refused[] = {
     {"llama", "\"factor\": 8.0,", "", ST_FORMAT, "factor"},
     {"llama", "\"factor\": 8.0,", "\"factor\": 0,", ST_FORMAT, "factor 0"},
     {"llama", "\"high_freq_factor\": 4.0", "\"high_freq_factor\": 1.0", ST_FORMAT, "high 1"},
-    {"llama", "\"original_max_position_embeddings\": 64", "\"original_max_position_embeddings\": 64.5", ST_FORMAT, "64.5"},
+    {"llama", "\"original_max_position_embeddings\": 64", "\"original_max_position_embeddings\": 64.5",
+     ST_FORMAT, "64.5"},
     {"llama", "\"rope_theta\": 10000.0", "\"rope_theta\": 0", ST_FORMAT, "rope_theta is 0"},
     {"llama", "\"rope_theta\": 10000.0", "\"rope_theta\": \"big\"", ST_FORMAT, "rope_theta"},
-    {"llama", "\"rope_theta\": 10000.0", "\"partial_rotary_factor\": 0.5", ST_UNSUPPORTED, "partial_rotary_factor"},
+    {"llama", "\"rope_theta\": 10000.0", "\"partial_rotary_factor\": 0.5", ST_UNSUPPORTED,
+     "partial_rotary_factor"},
     {"llama", "\"hidden_act\": \"silu\"", "\"hidden_act\": \"gelu\"", ST_UNSUPPORTED, "gelu"},
     {"llama", "\"attention_bias\": false", "\"attention_bias\": true", ST_UNSUPPORTED, "attention_bias"},
     {"qwen3", "\"attention_bias\": false", "\"attention_bias\": true", ST_UNSUPPORTED, "attention_bias"},
     {"llama", "\"mlp_bias\": false", "\"mlp_bias\": true", ST_UNSUPPORTED, "mlp_bias"},
-    {"qwen2", "\"use_sliding_window\": false", "\"use_sliding_window\": true", ST_UNSUPPORTED, "use_sliding_window"},
+    {"qwen2", "\"use_sliding_window\": false", "\"use_sliding_window\": true", ST_UNSUPPORTED,
+     "use_sliding_window"},
     {"qwen2", "\"full_attention\",", "\"sliding_attention\",", ST_UNSUPPORTED, "sliding_attention"},
-    {"llama", "\"mlp_bias\": false", "\"quantization_config\": {\"bits\": 4}", ST_UNSUPPORTED, "quantization_config"},
-    {"llama", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", ST_UNSUPPORTED, "3 key/value heads"},
+    {"llama", "\"mlp_bias\": false", "\"quantization_config\": {\"bits\": 4}", ST_UNSUPPORTED,
+     "quantization_config"},
+    {"llama", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", ST_UNSUPPORTED,
+     "3 key/value heads"},
     {"llama", "\"head_dim\": 32", "\"head_dim\": 48", ST_UNSUPPORTED, "head_dim 48"},
     {"llama", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", ST_FORMAT, "num_hidden_layers"},
     {"llama", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1000000", ST_FORMAT, "num_hidden_layers"},

@@ -1,6 +1,6 @@
-/* test_safetensors.c -- what we write comes back as it was; of what others write, a clear error or a valid parse; of
- * our sealed files, every truncation and every flipped byte is noticed. Damage is tried at every place of a small
- * file, under the address sanitizer in the dev build. */
+/* test_safetensors.c -- what we write comes back as it was; of what others write, a clear error or a valid
+ * parse; of our sealed files, every truncation and every flipped byte is noticed. Damage is tried at every
+ * place of a small file, under the address sanitizer in the dev build. */
 #include "tests/test.h"
 
 #include <stdio.h>
@@ -33,8 +33,10 @@ static int32_t some_entries(SafeEntry *e) {
     return 7;
 }
 
-static const SafeMeta meta[] = {{"format", "pt"}, {"zeros", "0000000000000000000000000000000000000000000000000000"
-                                                            "000000000000000000000000000"}, {"line", "one\ntwo"}};
+static const SafeMeta meta[] = {{"format", "pt"},
+                                {"zeros", "0000000000000000000000000000000000000000000000000000"
+                                          "000000000000000000000000000"},
+                                {"line", "one\ntwo"}};
 
 static void write_some(const char *path, bool sealed) {
     SafeEntry e[8];
@@ -211,10 +213,12 @@ static const Hostile hostile[] = {
     {ONE(F32_8 RANGE("[0,4]")), 8, ST_FORMAT, "wants 8"},
     {ONE(F32_8 RANGE("[8,16]")), 16, ST_FORMAT, "begins at byte 8"},
     {ONE(F32_8 RANGE("[0,8]")), 9, ST_FORMAT, "9 bytes of data"},
-    {"{\"h\":{\"dtype\":\"F16\",\"shape\":[1]," RANGE("[0,2]") "},\"t\":{" F32_8 RANGE("[2,10]") "}}", 10, ST_FORMAT,
-     "aligned"},
-    {"{\"t\":{" F32_8 RANGE("[0,8]") "},\"u\":{" F32_8 RANGE("[4,12]") "}}", 12, ST_FORMAT, "begins at byte 4"},
-    {"{\"t\":{" F32_8 RANGE("[0,8]") "},\"u\":{" F32_8 RANGE("[12,20]") "}}", 20, ST_FORMAT, "begins at byte 12"},
+    {"{\"h\":{\"dtype\":\"F16\",\"shape\":[1]," RANGE("[0,2]") "},\"t\":{" F32_8 RANGE("[2,10]") "}}", 10,
+     ST_FORMAT, "aligned"},
+    {"{\"t\":{" F32_8 RANGE("[0,8]") "},\"u\":{" F32_8 RANGE("[4,12]") "}}", 12, ST_FORMAT,
+     "begins at byte 4"},
+    {"{\"t\":{" F32_8 RANGE("[0,8]") "},\"u\":{" F32_8 RANGE("[12,20]") "}}", 20, ST_FORMAT,
+     "begins at byte 12"},
     {"{\"t\":{" F32_8 RANGE("[0,8]") "},\"t\":{" F32_8 RANGE("[8,16]") "}}", 16, ST_FORMAT, "twice"},
 };
 
@@ -282,8 +286,9 @@ static uint64_t read_all(const SafeFile *f, size_t size) {
 }
 
 static const char likely[] = "0123456789{}[]\":,-.eE\\ ";
-static const char whole_header[] = "{\"t\":{" F32_8 RANGE("[0,8]") "},\"u\":{\"dtype\":\"BF16\",\"shape\":[2,2],"
-                                   RANGE("[8,16]") "},\"__metadata__\":{\"a\":\"b\"}}";
+static const char whole_header[] = "{\"t\":{" F32_8 RANGE("[0,8]") "},"
+                                   "\"u\":{\"dtype\":\"BF16\",\"shape\":[2,2]," RANGE("[8,16]") "},"
+                                   "\"__metadata__\":{\"a\":\"b\"}}";
 enum { WHOLE_DATA = 16 };
 
 /* 1 if a file of these bytes opens, and then all that it claims is there. */
@@ -296,8 +301,8 @@ static int opens(const char *bytes, size_t size) {
     return 1;
 }
 
-/* Promise 11, of a file without a seal: each bit of its length and header turned over, each byte replaced by each that
- * means something there. */
+/* Promise 11, of a file without a seal: each bit of its length and header turned over, each byte replaced by
+ * each that means something there. */
 static void test_every_header_byte_is_an_error_or_a_valid_parse(void **state) {
     (void)state;
     char *bytes;

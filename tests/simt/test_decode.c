@@ -1,10 +1,10 @@
-/* test_decode.c -- attention of decoding rows (attn_decode.cu) where tests/ops_cases_attn.c sees single batches.
+/* test_decode.c -- attention of decoding rows (attn_decode.cu) where ops_cases_attn.c sees single batches.
  *
  * A sequence has the same queries, keys and values wherever it stands: all come from its number. So batches
  * of several compositions can be compared row by row, and a row's bits must not depend on who else is there,
  * on how many read the same prefix (which chooses the form of the kernel), on where the page list names its
  * pages, or on the waves that a batch is cut into. What a row's bits are in the first place is a matter for
- * ops_cases_attn.c; here one batch is compared with the reference, so that equal does not mean equally wrong. */
+ * ops_cases_attn.c; here one batch is compared with the reference: equal must not mean equally wrong. */
 #include "tests/ops_rig.h"
 #include "tests/simt/control.h"
 #include "tests/simt/gpu_table.h"
