@@ -1,6 +1,6 @@
-/* The scheduler: whatever runs beside a request, its tokens are those of a loop that runs it alone; and
- * nobody loses a page. Small random models, so that the margin between tokens varies; compared only where the
- * margin is larger than rounding. pool_check() after every step. */
+/* test_run.c -- the scheduler: whatever runs beside a request, its tokens are those of a loop that runs it
+ * alone; and nobody loses a page. Small random models, so that the margin between tokens varies; compared
+ * only where the margin is larger than rounding. pool_check() after every step. */
 #include "tests/test.h"
 
 #include <math.h>
