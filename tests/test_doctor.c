@@ -1,10 +1,8 @@
 /* test_doctor.c -- `doctor` run in environments that are well, odd and broken: each finding is one line with
  * a verdict, what is not well has a remedy, and only what cannot work makes it leave with 1. */
-#include "tests/test.h"
+#include "tests/run_program.h"
 
 #include "kernels/base/json.h"
-
-static char output[1 << 16];
 
 /* `before` is shell: variables to set, limits. Returns the exit code. */
 static int doctor(const char *before, const char *options) {
@@ -13,11 +11,7 @@ static int doctor(const char *before, const char *options) {
         "OMPI_COMM_WORLD_RANK CARTRIDGE_CONFIG; export OMP_NUM_THREADS=1; ";
     char line[1024];
     snprintf(line, sizeof line, "%s%s%s doctor %s 2>&1", clean, before, CARTRIDGE_PROGRAM, options);
-    FILE *p = popen(line, "r");
-    assert_non_null(p);
-    output[fread(output, 1, sizeof output - 1, p)] = '\0';
-    int left = pclose(p);
-    return left >> 8;
+    return shell_run(line);
 }
 
 static const char *field(const cJSON *o, const char *name) {
@@ -29,7 +23,7 @@ static const char *field(const cJSON *o, const char *name) {
 static const char *verdict(const char *what, const char *says) {
     static char found[16];
     found[0] = '\0';
-    for (char *p = output, *next; *p && !found[0]; p = next) {
+    for (char *p = program_output, *next; *p && !found[0]; p = next) {
         next = p + strcspn(p, "\n");
         next += *next == '\n';
         char *line = strndup(p, (size_t)(next - p));
@@ -65,7 +59,7 @@ static void test_what_is_not_well_has_a_remedy(void **state) {
     assert_string_equal(verdict("threads", "--threads N"), "warning");
     assert_string_equal(verdict("variables", "perhaps meant: CARTRIDGE_TRAIN_EPOCHS"), "warning");
     assert_string_equal(verdict("variables", "CARTRIDGE_SEED=1"), "ok");
-    for (char *p = strstr(output, "warning"); p; p = strstr(p + 1, "warning"))
+    for (char *p = strstr(program_output, "warning"); p; p = strstr(p + 1, "warning"))
         assert_non_null(strstr(p, "\"remedy\":\""));
 }
 
@@ -77,8 +71,8 @@ static void test_what_cannot_work_leaves_with_1(void **state) {
     assert_int_equal(doctor("ulimit -n 20; ", "--json"), 1);
     assert_string_equal(verdict("open files", "20"), "problem");
     assert_int_equal(doctor("ulimit -n 20; ", ""), 1);
-    assert_non_null(strstr(output, "-> ulimit -n 1024"));
-    assert_non_null(strstr(output, "1 problem, "));
+    assert_non_null(strstr(program_output, "-> ulimit -n 1024"));
+    assert_non_null(strstr(program_output, "1 problem, "));
 }
 
 static void test_launchers_are_told(void **state) {
@@ -98,5 +92,5 @@ int main(void) {
         cmocka_unit_test(test_what_cannot_work_leaves_with_1),
         cmocka_unit_test(test_launchers_are_told),
     };
-    return cmocka_run_group_tests_name("doctor", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("doctor", tests, scratch_set_up, scratch_tear_down);
 }
