@@ -340,7 +340,7 @@ def points(curve, sides, users, **at):
 
 def curve_users():
     users = (1, 4) if args.quick else (1, 2, 4, 8, 16, 32, 64)
-    new, most = 8 if args.quick else 32, users[-1]
+    new, most = 8 if args.quick else 24, users[-1]
     jobs_of = {"cartridge of 128": decode_job(most, cartridge=128, new=new),
                "one document of 1,024": decode_job(most, document=1024, new=new),
                "a document of 1,024 each": decode_job(most, document=1024, new=new, private=True)}
@@ -354,7 +354,7 @@ def curve_users():
 def curve_length():
     """How long a document must be; the words do not matter, so the text is repeated until it is as long."""
     users = (1, 2) if args.quick else (1, 16)
-    new = 8 if args.quick else 32
+    new = 8 if args.quick else 24
     cartridge = Ours("decode", decode_job(users[-1], cartridge=128, new=new))
     for rows in (512, 1024) if args.quick else (512, 1024, 2048, 4096, 8000):
         document = Ours("decode", decode_job(users[-1], document=rows, new=new))
