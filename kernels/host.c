@@ -29,24 +29,12 @@ static size_t free_bytes(void) {
     return pages > 0 && size > 0 ? (size_t)pages * (size_t)size : 0;
 }
 
-/* Weights and pools are read from end to end in every pass. In pages of 2 MiB, where the system gives them, most
- * of the translations of addresses that this takes are at hand. */
-static void *allocate(size_t bytes) {
-    enum { HUGE_PAGE = 2 << 20 };
-    bool large = bytes >= 2 * HUGE_PAGE;
-    size_t step = large ? HUGE_PAGE : ARENA_ALIGN, rounded = (bytes + step - 1) / step * step;
-    if (rounded < bytes) return NULL;
-    void *p = aligned_alloc(step, rounded ? rounded : step);
-#ifdef MADV_HUGEPAGE
-    if (p && large) madvise(p, rounded, MADV_HUGEPAGE);
-#endif
-    return p;
-}
-
 Status host_mem_open(void **out, size_t bytes) {
     *out = NULL;
     bool refuse = fail_in > 0 && --fail_in == 0;
-    void *p = refuse ? NULL : allocate(bytes);
+    size_t rounded = (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+    if (rounded < bytes) refuse = true;
+    void *p = refuse ? NULL : aligned_alloc(ARENA_ALIGN, rounded ? rounded : ARENA_ALIGN);
     NEED(p, ST_NOMEM, "out of memory: %zu bytes asked, about %zu free; a smaller batch or fewer pages need less", bytes,
          free_bytes());
     opens++;
@@ -54,6 +42,18 @@ Status host_mem_open(void **out, size_t bytes) {
     asked += (int64_t)bytes;
     *out = p;
     return ST_OK;
+}
+
+/* In pages of 2 MiB, where the system gives them, most translations of the addresses in a pass over all weights
+ * are at hand. A block that is used in part would take more memory than it needs: so not all blocks are. */
+void host_mem_filled(void *mem, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = ((uintptr_t)mem + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)mem + bytes) / page * page;
+    if (first < end) madvise((char *)mem + (first - (uintptr_t)mem), end - first, MADV_HUGEPAGE);
+#else
+    (void)mem, (void)bytes;
+#endif
 }
 
 void host_mem_close(void *mem) {

@@ -6,6 +6,7 @@
 
 Status host_mem_open(void **out, size_t bytes);
 void host_mem_close(void *mem);
+void host_mem_filled(void *mem, size_t bytes);
 Status host_copy(Stream *s, void *to, const void *from, size_t bytes);
 Status host_zero(Stream *s, Tensor t);
 Status host_sync(Stream *s);

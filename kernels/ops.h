@@ -221,6 +221,8 @@ typedef struct Ops {
 
     Status (*mem_open)(void **out, size_t bytes); /* 256-byte aligned; ST_NOMEM names the bytes asked and free */
     void (*mem_close)(void *mem);
+    /* Says of a block, before it is written, that it will be used from end to end. NULL where nothing follows. */
+    void (*mem_filled)(void *mem, size_t bytes);
     Status (*stream_open)(Stream **out, const StreamLimits *limits);
     void (*stream_close)(Stream *s);
     Status (*plan_open)(AttnPlan **out, const AttnLimits *limits);

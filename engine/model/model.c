@@ -188,6 +188,7 @@ static Status take_memory(Model *m, const char *folder, const Shards *shards) {
     size_t bytes = w.arena.used;
     Status st = m->ops->mem_open(&m->mem, bytes);
     if (st) return status_prefix(st, "weights");
+    if (m->ops->mem_filled) m->ops->mem_filled(m->mem, bytes);
     arena_init(&w.arena, m->mem, bytes);
     w.pass = WALK_PLACE;
     return walk_model(&w);
