@@ -49,6 +49,7 @@ import jobs
 import transformers
 import with_torch
 
+transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 torch.set_num_threads(args.threads)
