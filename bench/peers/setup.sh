@@ -3,6 +3,8 @@
 # for this very processor: the wheels that can be had are for older ones. Nothing of it is needed to build, test or use
 # the program. The PyTorch wheel loads CUDA libraries even where there is no GPU; those that the CUDA toolkit does not
 # bring are installed here. About 2.7 GB; llama.cpp takes a C++ compiler and some ten minutes of one core.
+# pip says that torch and huggingface-hub lack packages: those are left out on purpose. What counts are the last two
+# lines, which are printed only when everything can be imported.
 set -eu
 dir=$1
 python3 -m venv "$dir"
