@@ -99,7 +99,7 @@ typedef struct Job {
     Cartridge *c;
     Trainer *t;
     HeldOut none, first, best, full;
-    bool has_full;
+    int32_t full_rows; /* 0: not compared */
 } Job;
 
 static TrainerOptions trainer_options(const Job *j) {
@@ -230,7 +230,7 @@ static Status compare_full(Job *j) {
         return ST_OK; /* longer than the model's context: there is no such row */
     TRY(st);
     st = trainer_heldout_behind(j->t, p, &j->full);
-    j->has_full = !st;
+    if (!st) j->full_rows = prefix_visible(p);
     prefix_drop(p);
     return st;
 }
@@ -250,8 +250,8 @@ static void print_text(const Job *j) {
     print_row(j, "none", 0, &j->none);
     print_row(j, "untrained", prefix_visible(j->c->prefix), &j->first);
     print_row(j, "cartridge", prefix_visible(j->c->prefix), &j->best);
-    if (j->has_full) {
-        print_row(j, "full text", j->c->info.corpus_tokens, &j->full);
+    if (j->full_rows) {
+        print_row(j, "full text", j->full_rows, &j->full);
         printf("\nthe cartridge closes %.0f%% of the gap in KL between its start and the full text\n",
                100 * (j->first.kl - j->best.kl) / (j->first.kl - j->full.kl));
     }
@@ -264,10 +264,10 @@ static void print_json(const Job *j) {
            "\"cartridge\":%.6f",
            j->a->out, prefix_visible(j->c->prefix), (long long)j->c->info.steps,
            (long long)j->best.conversations, j->none.kl, j->first.kl, j->best.kl);
-    if (j->has_full) printf(",\"full\":%.6f", j->full.kl);
+    if (j->full_rows) printf(",\"full\":%.6f", j->full.kl);
     printf("},\"agree\":{\"none\":%.4f,\"untrained\":%.4f,\"cartridge\":%.4f", j->none.agree, j->first.agree,
            j->best.agree);
-    if (j->has_full) printf(",\"full\":%.4f", j->full.agree);
+    if (j->full_rows) printf(",\"full\":%.4f", j->full.agree);
     printf("}}\n");
 }
 
