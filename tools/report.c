@@ -26,7 +26,7 @@ static const char style[] =
     "body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"
     "\"Segoe UI\",Roboto,\"DejaVu Sans\",sans-serif;-webkit-text-size-adjust:100%;overflow-wrap:break-word}\n"
     "main{max-width:1040px;margin:0 auto;padding:20px 16px 48px}\n"
-    "h1{font-size:1.9rem;line-height:1.2;margin:.4em 0 .3em}\n"
+    "h1{font-size:clamp(1.35rem,6vw,1.9rem);line-height:1.2;margin:.4em 0 .3em}\n"
     "h2{font-size:1.3rem;line-height:1.3;margin:0 0 .4em}\n"
     "h3{font-size:1rem;margin:0 0 .2em}\n"
     "section{margin-top:2.2rem;padding-top:1.4rem;border-top:1px solid var(--line)}\n"
@@ -73,14 +73,16 @@ static const char style[] =
     "vertical-align:baseline}\n"
     "th{color:var(--soft);font-weight:600}\n"
     "td{white-space:nowrap}th:first-child,td:first-child{text-align:left;white-space:normal}\n"
-    "@media(max-width:480px){table{font-size:.84rem}th,td{padding-right:8px}}\n"
+    "@media(max-width:480px){table{font-size:.84rem}th,td{padding-right:8px}.tile b{font-size:1.1rem}}\n"
     "ul{padding-left:1.2em;max-width:46rem}\n"
     "@media print{:root{color-scheme:light;--paper:#fff;--card:#f1f2f4;--ink:#000;--soft:#444;--line:#bbb;"
     "--c0:#c2410c;--c1:#1d4ed8;--c2:#0e7490;--c3:#6b7280;--c4:#7c3aed;--c5:#a5adb8}\n"
     "body{font-size:11pt}main{max-width:none;padding:0}.tile,.card,.bars svg,pre"
     "{-webkit-print-color-adjust:exact;print-color-adjust:exact}\n"
-    ".tiles{grid-template-columns:repeat(5,1fr)}.figures{grid-template-columns:1fr 1fr}\n"
-    "figure,.tile,.card,table{break-inside:avoid}h2{break-after:avoid}.scroll{overflow:visible}}\n";
+    ".tiles{grid-template-columns:repeat(5,1fr)}.figures{grid-template-columns:1fr 1fr}"
+    ".cards{grid-template-columns:repeat(3,1fr)}\n"
+    "figure,.tile,.card,table{break-inside:avoid}h2,p:has(+.scroll){break-after:avoid}.scroll{overflow:"
+    "visible}}\n";
 
 /* ---- text ---- */
 

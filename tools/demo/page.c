@@ -263,7 +263,7 @@ static void loss_plot(Page *p, const LessonPlan *plan, Run *run, double **mean) 
             (Curve){.name = name[i], .x = run[i].step, .y = mean[i], .n = run[i].steps, .colour = CARTRIDGE};
         if (i == plan->main) continue;
         curve[i].colour = others[used % OTHERS];
-        curve[i].dashed = used >= OTHERS;
+        curve[i].dashed = used == 0 || used >= OTHERS; /* the first is a grey beside another grey */
         used++;
     }
     Plot plot = {.title = "Training",
@@ -335,7 +335,7 @@ static void memory_bars(Page *p, const Lesson *l, const Load *load) {
                        .colour = {WEIGHTS, OWN, k == SPEED_CARTRIDGE ? CARTRIDGE : TEXT},
                        .parts = 3};
     }
-    snprintf(title, sizeof title, "%d user%s at once", load->users, load->users > 1 ? "s" : "");
+    snprintf(title, sizeof title, "Memory, %d user%s at once", load->users, load->users > 1 ? "s" : "");
     chart_bars(p, title, bar, SPEED_KINDS, 0);
 }
 
@@ -456,9 +456,10 @@ static void longer_text(Page *p, const Lesson *l, const LessonPlan *plan) {
     picture(p, l, plan);
     gains(p, l, plan);
     context_table(p, l, plan);
+    memory_legend(p);
     page_figures_open(p);
-    speed_bars(p, l, "Tokens per second, all users together");
     memory_bars(p, l, busiest(l));
+    speed_bars(p, l, "Tokens per second, all users together");
     page_figures_close(p);
     page_note(p, "\u201cText\u201d means the %s rows of it that fit.", number_text(a, l->text.rows, 0));
     speed_note(p, l, plan);
@@ -519,15 +520,17 @@ static void in_short(const DemoPage *d, char *out, size_t cap) {
     const Sized *z = main_size(l, d->first_plan);
     const Load *load = busiest(l);
     const double *speed = load->tokens_per_second;
-    char a[32], b[32], c[32], e[32];
+    char a[32], b[32], c[32], e[32], f[32];
     snprintf(out, cap,
-             "A small language model answered questions about a text: with the text in front of it, and with "
-             "a cartridge instead. The cartridge takes %d rows of memory where the text takes %d, answers %s "
-             "of the questions right where the text gives %s, and lets %d users have %s the tokens per "
-             "second that they have with a copy of the text each, %s of what they have with one copy for "
-             "all. Every number on this page was measured by this run of \u201ccartridge demo\u201d.",
-             z->rows, l->text.rows, percent(a, z->cartridge.accuracy), percent(b, l->text.accuracy),
-             load->users, times(c, speed[SPEED_CARTRIDGE] / speed[SPEED_PRIVATE]),
+             "A cartridge is a small piece of memory, trained once, that a language model reads instead of a "
+             "long text. Here a small model answered %d questions from a text and from a cartridge of it. "
+             "The cartridge is %s smaller (%d rows of memory, the text %d); %s of the answers are right, "
+             "with the text %s; and %d users together get %s as many tokens per second as with a copy of the "
+             "text for each, %s as many as with one copy for all. Every number on this page was measured by "
+             "this run of \u201ccartridge demo\u201d.",
+             l->facts.n, times(f, (double)l->text.rows / z->rows), z->rows, l->text.rows,
+             percent(a, z->cartridge.accuracy), percent(b, l->text.accuracy), load->users,
+             times(c, speed[SPEED_CARTRIDGE] / speed[SPEED_PRIVATE]),
              times(e, speed[SPEED_CARTRIDGE] / speed[SPEED_SHARED]));
 }
 
