@@ -82,21 +82,16 @@ class Panel:
         return f'<g transform="translate({self.left},0)">\n{body}\n</g>'
 
 
-def of_curve(results, curve):
-    return [r for r in results if r.get("curve") == curve]
-
-
-def users(left, results):
-    points = of_curve(results, "users")
+def users(left, points):
     said = ("all behind one cartridge of 128 rows", "all behind one document of 1,024 rows",
-            "each behind an own copy of it")
+            "each behind a copy of their own")
     series = [(words, i, {p["users"]: p["speeds"][side] for p in points})
               for i, (words, side) in enumerate(zip(said, points[0]["speeds"]))]
     return Panel(left, "Tokens per second, all users", "users at once", series)
 
 
-def length(left, results):
-    points, series = of_curve(results, "length"), []
+def length(left, points):
+    series = []
     for colour, n in ((1, 16), (3, 1)):
         some = {p["rows"]: p["ratios"]["one document"] for p in points if p["users"] == n}
         if some:
@@ -104,8 +99,7 @@ def length(left, results):
     return Panel(left, "Document's time / cartridge's", "rows of the document; the cartridge has 128", series)
 
 
-def rows(left, results):
-    points = of_curve(results, "rows")
+def rows(left, points):
     series = [(side, colour, {p["rows"]: p["speeds"][side] for p in points})
               for colour, side in zip((0, 3), points[0]["speeds"])]
     return Panel(left, "Training, tokens per second", "rows of the cartridge", series)
@@ -113,8 +107,11 @@ def rows(left, results):
 
 def main(path, out):
     results = json.load(open(path))["results"]
-    panels = [draw(i * WIDE, results) for i, draw in enumerate((users, length, rows))]
-    size = f'width="{3 * WIDE}" height="{HIGH}" viewBox="0 0 {3 * WIDE} {HIGH}"'
+    measured = {draw: [r for r in results if r.get("curve") == draw.__name__] for draw in (users, length, rows)}
+    drawn = [(draw, points) for draw, points in measured.items() if points]
+    panels = [draw(i * WIDE, points) for i, (draw, points) in enumerate(drawn)]
+    wide = WIDE * len(panels)
+    size = f'width="{wide}" height="{HIGH}" viewBox="0 0 {wide} {HIGH}"'
     body = "\n".join(p.markup() for p in panels)
     with open(out, "w") as f:
         f.write(f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n'

@@ -63,8 +63,8 @@ def held(r):
 
 def curve_of_users(results):
     first, *others = results[0]["speeds"]
-    head("users", f"{first}, tokens/s", *(cell for o in others for cell in (o, "ratio")), "prefixes, MiB",
-         "users' own, MiB")
+    head("users", f"{first}, tokens/s", *(cell for o in others for cell in (o, "ratio")), "their pages, MiB",
+         "the users', MiB")
     for r in results:
         own = next(iter(r["held"].values()))["own_mib"]
         row(r["users"], spread(r["speeds"][first]),
@@ -82,7 +82,7 @@ def reaches(points, wanted):
 
 def curve_of_length(results, wanted=1.5):
     first, other = results[0]["speeds"]
-    head("users", "rows of the document", f"{first}, tokens/s", other, "ratio", "prefixes, MiB")
+    head("users", "rows of the document", f"{first}, tokens/s", other, "ratio", "their pages, MiB")
     for r in sorted(results, key=lambda r: (r["users"], r["rows"])):
         row(r["users"], f"{r['rows']:,}", spread(r["speeds"][first]), spread(r["speeds"][other]),
             spread(r["ratios"][other]), held(r))
