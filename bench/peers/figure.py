@@ -107,8 +107,9 @@ def rows(left, points):
 
 def main(path, out):
     results = json.load(open(path))["results"]
-    measured = {draw: [r for r in results if r.get("curve") == draw.__name__] for draw in (users, length, rows)}
-    drawn = [(draw, points) for draw, points in measured.items() if points]
+    curves = [(draw, [r for r in results if r.get("curve") == draw.__name__])
+              for draw in (users, length, rows)]
+    drawn = [(draw, points) for draw, points in curves if points]
     panels = [draw(i * WIDE, points) for i, (draw, points) in enumerate(drawn)]
     wide = WIDE * len(panels)
     size = f'width="{wide}" height="{HIGH}" viewBox="0 0 {wide} {HIGH}"'
