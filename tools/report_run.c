@@ -317,6 +317,9 @@ Status run_report(const Run *r, const char *name, const char *path) {
     if (!st) {
         tiles(p, r);
         page_section(p, "Curves");
+        page_paragraph(
+            p, "Of loss and divergence less is better. The teacher is the same model with the text in "
+               "its context; a divergence of 0 would be its very probabilities.");
         run_figures(p, r);
         if (r->helds) held_table(p, r);
         notes(p, r);
