@@ -81,8 +81,8 @@ static const char style[] =
     "{-webkit-print-color-adjust:exact;print-color-adjust:exact}\n"
     ".tiles{grid-template-columns:repeat(5,1fr)}.figures{grid-template-columns:1fr 1fr}"
     ".cards{grid-template-columns:repeat(3,1fr)}\n"
-    "figure,.tile,.card,table{break-inside:avoid}h2,p:has(+.scroll){break-after:avoid}.scroll{overflow:"
-    "visible}}\n";
+    "figure,.tile,.card,.legend,table,p,pre{break-inside:avoid}h2,p:has(+:not(p)){break-after:avoid}\n"
+    ".scroll{overflow:visible}}\n";
 
 /* ---- text ---- */
 
