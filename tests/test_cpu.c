@@ -225,6 +225,28 @@ static void case_sample(Bench *b) {
     collect(b->out, logprob);
 }
 
+/* Rows of every shape: flat ones, of which most stays, and peaked ones, above a plain so wide and so far
+ * below that it is drawn from once in a while; some tokens are forbidden. */
+static void case_sample_shapes(Bench *b) {
+    enum { W = 320, V = 5003 };
+    static const float width[] = {0.01f, 0.5f, 2, 6, 40}, top_p[] = {1, 0.5f, 0.97f, 0.9999f};
+    Tensor logits = NORMAL(31, DT_F32, W, V), id = BLANK(DT_I32, W), top_k = BLANK(DT_I32, W);
+    Tensor temperature = BLANK(DT_F32, W), top = BLANK(DT_F32, W), min_p = BLANK(DT_F32, W);
+    Tensor counter = BELOW(32, 1000, W), seed = BELOW(33, 1 << 30, W, 2);
+    for (int32_t w = 0; w < W; w++) {
+        float *row = floats(logits) + (int64_t)w * V;
+        for (int32_t v = 0; v < V; v++) row[v] = v % 97 == w % 97 ? -INFINITY : width[w % 5] * row[v] + 30;
+        if (w % 5 < 2 && w % 4 == 0) row[(w * 61 + 1) % V] = 37 + (float)(w % 8);
+        for (int32_t v = 0; w == 7 && v < V; v++) row[v] = -INFINITY;
+        floats(temperature)[w] = 0.25f * (float)(1 + w % 7);
+        floats(top)[w] = top_p[w % 4];
+        floats(min_p)[w] = w % 11 ? 0 : 1e-3f;
+    }
+    SampleArgs a = {id, {0}, logits, temperature, top, min_p, top_k, counter, seed};
+    assert_ok(b->ops->sample(b->stream, &a));
+    collect(b->out, id);
+}
+
 static void case_adam(Bench *b) {
     enum { SLICES = 4, N = 3, G = 2, D = 40, PAGES = 7 };
     Tensor p = NORMAL(26, DT_F32, SLICES, N, G, KV_PAGE, D), g = NORMAL(27, DT_F32, SLICES, N, G, KV_PAGE, D);
@@ -406,6 +428,7 @@ static const struct { const char *name; void (*run)(Bench *b); double epsilon; }
     {"distill", case_distill, 1e-5},
     {"topk", case_topk, 1e-6},
     {"sample", case_sample, 1e-6},
+    {"sample, rows of every shape", case_sample_shapes, 0},
     {"adam", case_adam, 1e-5},
     {"attention, group of 1", case_attention_1, 1e-5},
     {"attention, group of 2", case_attention_2, 1e-5},
