@@ -225,22 +225,24 @@ static void case_sample(Bench *b) {
     collect(b->out, logprob);
 }
 
-/* Rows of every shape: flat ones, of which most stays, and peaked ones, above a plain so wide and so far
- * below that it is drawn from once in a while; some tokens are forbidden. */
+/* Rows of every shape, with some tokens forbidden: at first flat and steep ones, of which top_p leaves most
+ * or little; then a peak above a plain so wide that it is drawn from although rare noise is needed for that,
+ * or that top_p ends in it. */
 static void case_sample_shapes(Bench *b) {
-    enum { W = 320, V = 5003 };
+    enum { W = 640, V = 5003 };
     static const float width[] = {0.01f, 0.5f, 2, 6, 40}, top_p[] = {1, 0.5f, 0.97f, 0.9999f};
     Tensor logits = NORMAL(31, DT_F32, W, V), id = BLANK(DT_I32, W), top_k = BLANK(DT_I32, W);
     Tensor temperature = BLANK(DT_F32, W), top = BLANK(DT_F32, W), min_p = BLANK(DT_F32, W);
     Tensor counter = BELOW(32, 1000, W), seed = BELOW(33, 1 << 30, W, 2);
     for (int32_t w = 0; w < W; w++) {
         float *row = floats(logits) + (int64_t)w * V;
-        for (int32_t v = 0; v < V; v++) row[v] = v % 97 == w % 97 ? -INFINITY : width[w % 5] * row[v] + 30;
-        if (w % 5 < 2 && w % 4 == 0) row[(w * 61 + 1) % V] = 37 + (float)(w % 8);
-        for (int32_t v = 0; w == 7 && v < V; v++) row[v] = -INFINITY;
+        bool peaked = w >= W / 2, reached = w % 2;
         floats(temperature)[w] = 0.25f * (float)(1 + w % 7);
-        floats(top)[w] = top_p[w % 4];
-        floats(min_p)[w] = w % 11 ? 0 : 1e-3f;
+        floats(top)[w] = !peaked ? top_p[w % 4] : reached ? 0.7f : 1;
+        floats(min_p)[w] = peaked || w % 11 ? 0 : 1e-3f;
+        for (int32_t v = 0; v < V; v++)
+            row[v] = v % 97 == w % 97 || w == 7 ? -INFINITY : 30 + width[peaked ? 0 : w % 5] * row[v];
+        if (peaked) row[w * 61 % V] = 30 + (reached ? 8.5f : 11) * floats(temperature)[w];
     }
     SampleArgs a = {id, {0}, logits, temperature, top, min_p, top_k, counter, seed};
     assert_ok(b->ops->sample(b->stream, &a));
