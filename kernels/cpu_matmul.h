@@ -22,15 +22,15 @@ typedef struct Rows { Numbers of; int64_t ld; } Rows;
 typedef enum Into { REPLACE, GO_ON, ADD } Into;
 
 /* A block of C whose sums, one row of B and one number of A fill the registers: 12 of 16, or 24 of 32. */
-enum { BLOCK_ROWS = VEC == 16 ? 8 : 4, BLOCK_VECTORS = 3 };
+enum { BLOCK_ROWS = VEC == 16 ? 8 : 6, BLOCK_VECTORS = VEC == 16 ? 3 : 2 };
 
 /* `rows` x `vectors` vectors of C; both, and the type of B, are constants where this is called. Of the last
  * vector only `last` numbers are there. */
 VECTOR_FN void matmul_block(int rows, int vectors, int64_t last, float *c, int64_t ldc, Factor a, Rows b,
                             int64_t K, Into into) {
     Vec sum[BLOCK_ROWS][BLOCK_VECTORS];
-    int64_t width[BLOCK_VECTORS] = {VEC, VEC, VEC};
-    width[vectors - 1] = last;
+    int64_t width[BLOCK_VECTORS];
+    for (int j = 0; j < BLOCK_VECTORS; j++) width[j] = j + 1 < vectors ? VEC : last;
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 3
@@ -64,12 +64,12 @@ VECTOR_FN void matmul_strip(int vectors, int64_t last, float *c, int64_t ldc, Fa
     for (; M >= BLOCK_ROWS; M -= BLOCK_ROWS, c += BLOCK_ROWS * ldc, a.at += BLOCK_ROWS * a.i)
         BLOCK(BLOCK_ROWS);
     switch (M) {
-#if defined __AVX512F__
+#ifdef __AVX512F__
     case 7: BLOCK(7); break;
     case 6: BLOCK(6); break;
+#endif
     case 5: BLOCK(5); break;
     case 4: BLOCK(4); break;
-#endif
     case 3: BLOCK(3); break;
     case 2: BLOCK(2); break;
     case 1: BLOCK(1); break;
@@ -78,17 +78,25 @@ VECTOR_FN void matmul_strip(int vectors, int64_t last, float *c, int64_t ldc, Fa
 #undef BLOCK
 }
 
-/* C[M,N] = A[M,K] B[K,N], for one type of B. Four vectors are two strips of two: of three and one, the second
- * would not have enough sums to hide the multiplier's latency. */
+/* How many of the vectors that are left make the next strip. Four are two and two: of three and one, the second
+ * strip would not have enough sums to hide the multiplier's latency. */
+static inline int64_t strip_vectors(int64_t left) {
+    if (left <= BLOCK_VECTORS) return left;
+    return left == 4 ? 2 : BLOCK_VECTORS;
+}
+
+/* C[M,N] = A[M,K] B[K,N], for one type of B. */
 VECTOR_FN void matmul_typed(float *c, int64_t ldc, Factor a, Rows b, int64_t M, int64_t N, int64_t K,
                             Into into) {
     while (N > 0) {
-        int64_t vectors = N / VEC, width = vectors == 4 ? 2 * VEC : vectors > 3 ? 3 * VEC : vectors * VEC;
-        switch (width / VEC) {
+        int64_t vectors = strip_vectors(N / VEC), width = vectors ? vectors * VEC : N;
+        switch (vectors) {
+#ifdef __AVX512F__
         case 3: matmul_strip(3, VEC, c, ldc, a, b, M, K, into); break;
+#endif
         case 2: matmul_strip(2, VEC, c, ldc, a, b, M, K, into); break;
         case 1: matmul_strip(1, VEC, c, ldc, a, b, M, K, into); break;
-        default: matmul_strip(1, width = N, c, ldc, a, b, M, K, into);
+        default: matmul_strip(1, N, c, ldc, a, b, M, K, into);
         }
         N -= width, c += width, b.of = numbers_from(b.of, width);
     }

@@ -170,7 +170,7 @@ static void back_strip(const LinearBackArgs *a, int64_t rows, int64_t first_row,
 }
 
 static void back_tile(const LinearBackArgs *a, int64_t first_row, int64_t rows, int64_t first_column) {
-    enum { STRIP = 3 * VEC };
+    enum { STRIP = BLOCK_VECTORS * VEC };
     int64_t end = least(first_column + TILE_INPUTS, a->dx.dim[1]);
     for (int64_t k = 0; k < a->dy.dim[1]; k += TILE_DEPTH)
         for (int64_t c = first_column; c < end; c += STRIP)
