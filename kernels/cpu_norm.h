@@ -14,7 +14,8 @@ static inline double dot3(const float *a, const float *b, const float *c, int64_
     while (i + VEC <= n) {
         Vec part = vec_all(0);
         int64_t end = i + NORM_BLOCK < n ? i + NORM_BLOCK : n;
-        for (; i + VEC <= end; i += VEC) part = vec_fma(vec_load(a + i) * vec_load(b + i), vec_load(c + i), part);
+        for (; i + VEC <= end; i += VEC)
+            part = vec_fma(vec_load(a + i) * vec_load(b + i), vec_load(c + i), part);
         sum += vec_sum_double(part);
     }
     for (; i < n; i++) sum += (double)(a[i] * b[i] * c[i]);

@@ -84,8 +84,8 @@ VECTOR_FN Vec vec_bf16(const uint16_t *p) {
     __m512i words = _mm512_castsi256_si512(_mm256_loadu_si256((const void *)p));
     return (Vec)_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, (__m512i)place, words);
 #elif defined __AVX2__
-    const __m256i place = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, -1, -1, 8, 9, -1, -1,
-                                           10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
+    const __m256i place = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, -1, -1, 8,
+                                           9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
     __m128i words = _mm_loadu_si128((const void *)p);
     return (Vec)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(words), place);
 #else

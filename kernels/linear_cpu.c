@@ -15,10 +15,12 @@
 enum {
     TILE_ROWS = 96,    /* rows of x, at most, that share a reading of a piece of w */
     TILE_OUTPUTS = 32, /* forward: rows of w in such a piece */
-    TILE_INPUTS = 192,  /* back: its columns, */
+    TILE_INPUTS = 192, /* back: its columns, */
     TILE_DEPTH = 256,  /* and its rows: a strip of them stays in the first-level cache */
-    DOT_ROWS = VEC == 16 ? 6 : 3, /* dot products at a time: so many rows of x */
-    DOT_OUTPUTS = 4,              /* by so many of w; with a vector of each row of x this fills the registers */
+    /* Dot products at a time: so many rows of x by so many of w. Their sums, a vector of each of these rows of x
+     * and one of w fill the registers. */
+    DOT_ROWS = VEC == 16 ? 6 : 3,
+    DOT_OUTPUTS = 4,
 };
 
 static int64_t least(int64_t a, int64_t b) {
@@ -30,8 +32,8 @@ static int64_t rows_of_tile(int64_t T) {
     return T > 0 ? cut(T, cut(T, TILE_ROWS)) : 1;
 }
 
-/* Asks for what lies from byte `first` to byte `end` of w: into the second-level cache, as the first is full of
- * what is being multiplied. */
+/* Asks for what lies from byte `first` to byte `end` of w: into the second-level cache, as the first is full
+ * of what is being multiplied. */
 static void fetch(Tensor w, int64_t first, int64_t end) {
     enum { LINE = 64, SECOND_LEVEL = 2 };
     for (const char *at = (const char *)w.data + first; at < (const char *)w.data + end; at += LINE)
@@ -58,7 +60,8 @@ VECTOR_FN void dots_step(int rows, Vec sum[][DOT_OUTPUTS], const float *x, int64
     }
 }
 
-/* y[t][o] = x[t] . w[o], rows of y TILE_OUTPUTS apart; the number of rows and the type of w are constants where this is called. */
+/* y[t][o] = x[t] . w[o], rows of y TILE_OUTPUTS apart; the number of rows and the type of w are constants where
+ * this is called. */
 VECTOR_FN void dots(int rows, float *y, const float *x, int64_t width, const Numbers *w) {
     Vec sum[DOT_ROWS][DOT_OUTPUTS];
 #pragma GCC unroll 6
@@ -115,8 +118,9 @@ static void multiply_tile(DotTile *tile, const float *x, int64_t rows, Tensor w,
     for (int64_t t = 0, some; t < rows; t += some) {
         some = cut(rows - t, parts--);
         for (int64_t o = 0; o < outputs; o += DOT_OUTPUTS, ahead += share) {
+            int64_t group = least(DOT_OUTPUTS, outputs - o);
             fetch(w, ahead, least(ahead + share, end_ahead));
-            dots_of_outputs(tile->y[t] + o, x + t * width, some, w, first + o, least(DOT_OUTPUTS, outputs - o));
+            dots_of_outputs(tile->y[t] + o, x + t * width, some, w, first + o, group);
         }
     }
 }
@@ -124,8 +128,9 @@ static void multiply_tile(DotTile *tile, const float *x, int64_t rows, Tensor w,
 static void linear_tile(const LinearArgs *a, const float *bias, int64_t first_row, int64_t rows,
                         int64_t first_output) {
     int64_t all = a->w.dim[0], outputs = least(TILE_OUTPUTS, all - first_output);
+    const float *x = (const float *)a->x.data + first_row * a->x.dim[1];
     DotTile tile;
-    multiply_tile(&tile, (const float *)a->x.data + first_row * a->x.dim[1], rows, a->w, first_output, outputs);
+    multiply_tile(&tile, x, rows, a->w, first_output, outputs);
     for (int64_t t = 0; t < rows; t++) {
         int64_t to = (first_row + t) * all + first_output;
         const float *residual = a->residual.data ? (const float *)a->residual.data + to : NULL;

@@ -80,9 +80,10 @@ static void stream_close_cpu(Stream *stream) {
 /* ---- tables ---- */
 
 #define SHARED                                                                                               \
-    .act = DT_F32, .mem_open = host_mem_open, .mem_close = host_mem_close, .mem_filled = host_mem_filled, .stream_open = stream_open_cpu,   \
-    .stream_close = stream_close_cpu, .plan_open = plan_open_cpu, .plan_close = plan_close_cpu,              \
-    .copy = host_copy, .zero = host_zero, .sync = host_sync, .attn_plan = attn_plan_cpu
+    .act = DT_F32, .mem_open = host_mem_open, .mem_close = host_mem_close, .mem_filled = host_mem_filled,    \
+    .stream_open = stream_open_cpu, .stream_close = stream_close_cpu, .plan_open = plan_open_cpu,            \
+    .plan_close = plan_close_cpu, .copy = host_copy, .zero = host_zero, .sync = host_sync,                   \
+    .attn_plan = attn_plan_cpu
 
 #define X(op, Args) .op = op##_portable,
 const Ops ops_cpu_portable = {.name = "cpu", SHARED, OPERATIONS(X)};
